@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/plan"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/store"
+)
+
+// opened is an archive to read: a store, and the spool that holds what the store hasn't got yet.
+type opened struct {
+	store      store.Store
+	folder     string   // of the store
+	spool      string   // "" for none
+	configured []string // sources that a configuration names
+}
+
+// openArchive opens what --archive or the configuration names. Nothing is locked or changed, so a
+// daemon may be at work there, or have died.
+func (a *app) openArchive(ctx context.Context) (*opened, error) {
+	o := &opened{}
+	switch {
+	case a.archiveURL != "" && a.configFile != "":
+		return nil, usagef("keep one", "--archive and --config don't go together")
+	case a.archiveURL != "":
+		dir, err := folder(a.archiveURL)
+		if err != nil {
+			return nil, err
+		}
+		o.folder, o.spool = dir, filepath.Join(dir, ".spool")
+	default:
+		c, err := a.loadConfig(config.LoadToRead)
+		if err != nil {
+			return nil, err
+		}
+		o.folder, o.spool = c.Stores[0].Path, c.Spool.Path
+		for _, s := range c.Sources {
+			o.configured = append(o.configured, s.Name)
+		}
+	}
+	if _, err := os.Stat(o.spool); errors.Is(err, fs.ErrNotExist) {
+		o.spool = ""
+	}
+	var err error
+	o.store, err = store.OpenDisk(ctx, o.folder, store.Options{})
+	return o, err
+}
+
+// keep are the folders that nobody may restore into.
+func (o *opened) keep() []string {
+	if o.spool == "" {
+		return []string{o.folder}
+	}
+	return []string{o.folder, o.spool}
+}
+
+// sources are the names of all that the archive knows, sorted.
+func (o *opened) sources(ctx context.Context) ([]string, error) {
+	var names []string
+	if o.spool != "" {
+		spooled, err := spool.Sources(o.spool)
+		if err != nil {
+			return nil, fmt.Errorf("look into the spool: %w", err)
+		}
+		names = spooled
+	}
+	stored, err := archive.Sources(ctx, o.store)
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, stored...)
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// load gives a source's catalog. The spool is looked into first: what leaves it meanwhile is in
+// the store by then.
+func (o *opened) load(source string) func(context.Context) (*archive.Catalog, error) {
+	return func(ctx context.Context) (*archive.Catalog, error) {
+		var spooled []*archive.Timeline
+		if o.spool != "" {
+			var err error
+			if spooled, err = spool.View(o.spool, source); err != nil {
+				return nil, err
+			}
+		}
+		c, err := archive.Load(ctx, o.store, source)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range spooled {
+			c.Add(t)
+		}
+		return c, nil
+	}
+}
+
+// pick takes the source that is named, or the only one.
+func (o *opened) pick(ctx context.Context, name string, want plan.Point) (string, error) {
+	held, err := o.sources(ctx)
+	if err != nil {
+		return "", err
+	}
+	known := o.configured
+	if len(known) == 0 || name != "" {
+		known = append(slices.Clone(known), held...)
+		slices.Sort(known)
+		known = slices.Compact(known)
+	}
+	switch {
+	case name != "" && slices.Contains(known, name), name == "" && len(known) == 1:
+		if name == "" {
+			name = known[0]
+		}
+		return name, nil
+	case len(known) == 0:
+		return "", &plan.UnreachableError{Source: "archive " + o.store.String(), Want: want, Why: "it holds no source"}
+	case name != "":
+		return "", usagef("there is "+strings.Join(known, ", "), "%s holds no source %q", o.store, name)
+	}
+	return "", usagef("say --source "+strings.Join(known, " or --source "), "there are %d sources", len(known))
+}
+
+// sourceFlag is --source, completed with what the archive holds.
+func (a *app) sourceFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "source", "", "the source's `NAME`; needed where there are several")
+	// Completion can't fail in a way that a user should hear of.
+	_ = cmd.RegisterFlagCompletionFunc("source", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		o, err := a.openArchive(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		names, err := o.sources(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+}

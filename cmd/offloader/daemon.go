@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/durable"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/store"
+)
+
+// encoders are enough to keep two cores busy, and are shared by all sources.
+const encoders = 2
+
+// daemon is a list of things that run: the sources, the listeners, the words to systemd and to
+// whoever watches, the reload.
+type daemon struct {
+	log    *slog.Logger
+	config *config.Config
+	load   func() (*config.Config, error) // reads the configuration again; nil: there is none
+	hup    <-chan os.Signal
+	bound  func(sources int) // bounds the memory
+	line   *liveLine         // progress on a terminal; nil: it is logged
+}
+
+// run works until ctx ends, and then drains.
+func (d *daemon) run(ctx context.Context) (err error) {
+	c, metrics := d.config, httpapi.NewMetrics()
+	wanted, err := wants(c.Sources)
+	if err != nil {
+		return err
+	}
+	d.bound(len(wanted))
+	sp, err := spool.Open(c.Spool.Path, spool.Options{MaxSize: int64(c.Spool.MaxSize), MinFree: c.Spool.MinFree.Of, OnSync: metrics.Synced})
+	if err != nil {
+		return noSpool(err)
+	}
+	defer func() { err = errors.Join(err, sp.Close()) }()
+	root, err := filepath.Abs(c.Stores[0].Path) // its name, in status and metrics
+	if err != nil {
+		return err
+	}
+	st, err := store.OpenDisk(ctx, root, store.Options{Write: true, MinFree: float64(c.Spool.MinFree) / 100, Now: time.Now()})
+	if err != nil {
+		return err
+	}
+	enc, err := source.NewEncoders(encoders)
+	if err != nil {
+		return err
+	}
+	listeners, err := d.listen(ctx)
+	if err != nil {
+		return err
+	}
+	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Store: st, Encoders: enc, Logger: d.log}}
+	web := httpapi.New(httpapi.Options{
+		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: d.disks(st.String()), Metrics: metrics, Logger: d.log,
+	})
+	systemd := &notifier{log: d.log, sources: f.report}
+	d.log.Info("offloader has started", "version", build().Version, "pid", os.Getpid(), "sources", len(wanted),
+		"spool", c.Spool.Path, "store", st.String(), "http", ports(listeners))
+
+	g, alive := errgroup.WithContext(ctx)
+	// These show how the sources drain, and end after them.
+	rest, end := context.WithCancel(context.WithoutCancel(alive))
+	f.apply(alive, wanted) // before anybody can ask: no sources would look as if all was well
+	g.Go(func() error { defer end(); return f.run(alive) })
+	g.Go(func() error { return systemd.run(alive, rest) })
+	g.Go(func() error { return showProgress(rest, d.line, d.log, f.report) })
+	g.Go(func() error {
+		if err := web.Run(rest, listeners...); err != nil {
+			d.log.Error("metrics and status can't be served any more; archiving goes on", "error", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return d.reload(alive, f, systemd) })
+	err = g.Wait()
+	d.log.Info("offloader has left")
+	return err
+}
+
+// reload reads the configuration again at each SIGHUP. One that is wrong changes nothing.
+func (d *daemon) reload(ctx context.Context, f *fleet, systemd *notifier) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.hup:
+		}
+		if d.load == nil {
+			d.log.Warn("there is no configuration that could be read again: this daemon runs with --master")
+			continue
+		}
+		systemd.reloading()
+		c, err := d.load()
+		var wanted []want
+		if err == nil {
+			wanted, err = wants(c.Sources)
+		}
+		if err != nil {
+			for _, one := range flatten(err) {
+				d.log.Error("the configuration is wrong, the old one stays in force", "error", one)
+			}
+		} else {
+			d.log.Info("the configuration was read again")
+			d.needsRestart(c)
+			d.bound(len(wanted))
+			f.apply(ctx, wanted)
+		}
+		systemd.ready()
+	}
+}
+
+// needsRestart tells what a reload can't change.
+func (d *daemon) needsRestart(c *config.Config) {
+	for _, part := range []struct {
+		name    string
+		changed bool
+	}{
+		{"spool", c.Spool != d.config.Spool},
+		{"stores", !slices.Equal(c.Stores, d.config.Stores)},
+		{"http", c.HTTP != d.config.HTTP},
+		{"ack", c.Ack != d.config.Ack},
+	} {
+		if part.changed {
+			d.log.Warn("this part of the configuration changes with a restart only", "part", part.name)
+		}
+	}
+}
+
+// listen opens the socket in the spool and the configured port. The default port may be another
+// daemon's: nobody has asked for it.
+func (d *daemon) listen(ctx context.Context) ([]net.Listener, error) {
+	own, err := httpapi.ListenIn(ctx, d.config.Spool.Path)
+	if err != nil {
+		return nil, err
+	}
+	port, err := new(net.ListenConfig).Listen(ctx, "tcp", d.config.HTTP.Listen)
+	switch {
+	case err == nil:
+		return []net.Listener{own, port}, nil
+	case errors.Is(err, syscall.EADDRINUSE) && d.config.HTTP.Listen == config.DefaultListen:
+		d.log.Warn("the default port for metrics and health is in use: going on without", "listen", config.DefaultListen, "hint", "give http.listen in the configuration; `offloader status` works")
+		return []net.Listener{own}, nil
+	}
+	way := "give http.listen an address of this host"
+	if errors.Is(err, syscall.EADDRINUSE) {
+		way = "another process has this port: give http.listen another one"
+	}
+	err = &startError{fmt.Errorf("open http.listen %s: %w", d.config.HTTP.Listen, errors.Unwrap(err)), way}
+	return nil, errors.Join(err, own.Close())
+}
+
+// A startError says why the daemon can't begin its work.
+type startError struct {
+	err  error
+	hint string
+}
+
+func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
+// Hint says what to do.
+func (e *startError) Hint() string { return e.hint }
+
+// noSpool gives what kept the spool from being opened a way out, where it has none.
+func noSpool(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return &startError{err, fmt.Sprintf("let user %d write there, or say where else: spool.path", os.Getuid())}
+	case errors.Is(err, syscall.EROFS):
+		return &startError{err, "the file system is mounted read-only: a daemon has to write its spool, so say where else: spool.path"}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &startError{err, "make room on that disk, or say where else: spool.path"}
+	}
+	return err
+}
+
+// disks are those of the spool and of the store.
+func (d *daemon) disks(store string) []httpapi.Disk {
+	keep := d.config.Spool.MinFree.Of
+	at := func(path string) func() (int64, int64, error) {
+		return func() (int64, int64, error) { return durable.Space(path) }
+	}
+	return []httpapi.Disk{{Space: at(d.config.Spool.Path), MinFree: keep}, {Store: store, Space: at(store), MinFree: keep}}
+}
+
+// ports are the addresses of TCP listeners, for the log.
+func ports(listeners []net.Listener) string {
+	for _, l := range listeners {
+		if l.Addr().Network() == "tcp" {
+			return l.Addr().String()
+		}
+	}
+	return ""
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/httpapi"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Tell what the running daemon is doing",
+		Long: `Ask the running daemon what it is doing: for each source the state of its link, since when
+every moment can be restored, what is received, durable and stored, and what is wrong.
+
+The daemon is found by its spool, which --archive DIR has in DIR/.spool and a configuration at
+spool.path, or else at http.listen.
+
+Exit codes: 0 it answered; 1 it didn't, or can't be reached; 2 wrong usage or configuration.`,
+		Example: "  offloader status\n  offloader status --archive /srv/archive\n  offloader status --json | jq '.sources[].not_durable_bytes'",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spool, listen, err := a.whereDaemonIs()
+			if err != nil {
+				return err
+			}
+			answer, err := askDaemon(cmd.Context(), spool, listen)
+			if err != nil {
+				return err
+			}
+			var report httpapi.Report
+			if err := json.Unmarshal(answer, &report); err != nil || report.Version == "" {
+				return fmt.Errorf("what answers there is no offloader, or a much newer one: %.100q", answer)
+			}
+			if a.json {
+				_, err := a.term.out.Write(answer)
+				return err
+			}
+			return a.printStatus(report, time.Now())
+		},
+	}
+}
+
+// whereDaemonIs gives the folder of its spool and the address that it serves, "" where not known.
+func (a *app) whereDaemonIs() (spool, listen string, err error) {
+	if a.archiveURL != "" {
+		if a.configFile != "" {
+			return "", "", usagef("keep one", "--config and --archive don't go together here")
+		}
+		dir, err := folder(a.archiveURL)
+		return filepath.Join(dir, ".spool"), "", err
+	}
+	if _, err := os.Stat(config.DefaultPath); a.configFile == "" && errors.Is(err, fs.ErrNotExist) {
+		return "", config.DefaultListen, nil
+	}
+	c, err := a.loadConfig(config.LoadToRead)
+	if err != nil {
+		return "", "", err
+	}
+	return c.Spool.Path, c.HTTP.Listen, nil
+}
+
+// A noDaemonError says that nobody answers.
+type noDaemonError struct {
+	where string
+	err   error
+}
+
+func (e *noDaemonError) Error() string { return "no daemon runs " + e.where + ": " + e.err.Error() }
+func (e *noDaemonError) Unwrap() error { return e.err }
+
+// Hint says what to do.
+func (e *noDaemonError) Hint() string {
+	if errors.Is(e.err, fs.ErrPermission) {
+		return "ask as root, or as the user that it runs as"
+	}
+	return "start it with `offloader run`, or say where it is: --archive DIR or --config FILE"
+}
+
+// maxAnswer bounds what is read of an answer; a source takes 2 KiB.
+const maxAnswer = 16 << 20
+
+// askDaemon gets the status by the spool's socket. Where that folder can't be seen from here, as
+// from outside of a container, the port is asked; but not where the socket says that there is no
+// daemon: it could only be another one.
+func askDaemon(ctx context.Context, spool, listen string) ([]byte, error) {
+	var errs []error
+	if spool != "" {
+		answer, err := get(ctx, httpapi.ClientIn(spool), "http://offloader")
+		if err == nil {
+			return answer, nil
+		}
+		errs = append(errs, &noDaemonError{"on the spool " + spool, reason(err)})
+		_, unseen := os.Stat(spool)
+		if listen == "" || unseen == nil && !errors.Is(err, fs.ErrPermission) {
+			return nil, errs[0]
+		}
+	}
+	url := "http://" + reachable(listen)
+	answer, err := get(ctx, &http.Client{Timeout: timeout}, url)
+	if err != nil {
+		return nil, errors.Join(append(errs, &noDaemonError{"at " + url, reason(err)})...)
+	}
+	return answer, nil
+}
+
+// reachable is where to reach a listener from this host.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func get(ctx context.Context, client *http.Client, url string) (body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/api/v1/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("what answers there is no offloader: it said %s", response.Status)
+	}
+	return body, err
+}
+
+// reason is why a request failed, without the words of package net.
+func reason(err error) error {
+	var call syscall.Errno
+	if errors.As(err, &call) {
+		return call // "no such file or directory", "connection refused", "permission denied"
+	}
+	return err
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// printStatus is the status for people: for each source a sentence with what matters most, then
+// a line for each thing that there is to say.
+func (a *app) printStatus(r httpapi.Report, now time.Time) error {
+	for i, s := range r.Sources {
+		if i > 0 {
+			if err := a.term.print(""); err != nil {
+				return err
+			}
+		}
+		if err := a.term.print("%s %s", paint(a.term.colour, "1", s.Name+":"), restorable(s.Status, now)); err != nil {
+			return err
+		}
+		if err := a.term.table("  ", "", details(s, now)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restorable says which moments can be restored, and what would be lost if this host died now.
+func restorable(s source.Status, now time.Time) string {
+	switch {
+	case s.Timeline == "" || s.DurableTime == 0:
+		return "nothing can be restored yet"
+	case s.Since == 0: // after a start, until the store has told
+		return fmt.Sprintf("moments up to %s can be restored, since when is not known before the store answers; %s not yet durable", moment(s.DurableTime, now), size(s.NotDurable))
+	}
+	until := s.DurableTime.Go()
+	to := span(now.Sub(until)) + " ago"
+	if now.Sub(until) >= time.Minute {
+		to = moment(s.DurableTime, now) + " (" + to + ")"
+	}
+	return fmt.Sprintf("every moment from %s to %s can be restored; %s not yet durable", moment(s.Since, now), to, size(s.NotDurable))
+}
+
+// details are what else there is to say, a row each.
+func details(s httpapi.Source, now time.Time) [][]cell {
+	var rows [][]cell
+	add := func(name, format string, args ...any) {
+		rows = append(rows, []cell{{text: name, colour: "2"}, {text: fmt.Sprintf(format, args...)}})
+	}
+	bad := func(name, text, hint string) {
+		rows = append(rows, []cell{{text: name, colour: "31"}, {text: text, colour: "31"}})
+		if hint != "" {
+			rows = append(rows, []cell{{}, {text: "→ " + hint}})
+		}
+	}
+	add("master", "%s%s", s.Master, product(s.Status))
+	add("link", "%s", doing(s.Status, now))
+	if s.Error != "" {
+		bad("error", s.Error, s.Hint)
+	}
+	if s.PlainSync {
+		bad("sync", "the master doesn't know PSYNC: nothing can be resumed, and WAIT doesn't count us", "")
+	}
+	if s.Timeline != "" {
+		add("timeline", "%s, replication id %s", s.Timeline, s.ReplID)
+		add("offsets", "received %s, durable %s, acknowledged %s", count(int64(s.Received)), count(int64(s.Durable)), count(int64(s.Acked)))
+	}
+	if m := s.LastSnapshot; m != nil {
+		add("snapshot", "%s, at offset %s", moment(m.Time, now), count(int64(m.Offset)))
+	}
+	resyncs := fmt.Sprintf("%d full, %d partial", s.FullResyncs, s.PartialResyncs)
+	if next := s.NextFullResync; next.Go().After(now) {
+		resyncs += "; the next full one not before " + moment(next, now)
+	}
+	add("resyncs", "%s", resyncs)
+	add("spool", "%s of %s", size(s.Spool.Bytes), size(s.Spool.MaxBytes))
+	if s.Spool.Error != "" && s.Spool.Error != s.Error {
+		bad("", s.Spool.Error, "")
+	}
+	for _, store := range s.Stores {
+		add("store", "%s: %s", store.Name, behind(store))
+		if store.Error != "" {
+			bad("", store.Error, store.Hint)
+		}
+	}
+	if s.State == "streaming" && !s.PlainSync {
+		add("WAIT", "1 means durable here while Offloader is the master's only replica, n+1 beside n others")
+	}
+	return rows
+}
+
+// product is what the master is, as far as it told.
+func product(s source.Status) string {
+	var text string
+	if s.Engine != "" {
+		text = ", " + s.Engine + " " + s.Version
+	}
+	if s.Upstream != "" {
+		text += ", itself a replica of " + s.Upstream
+	}
+	return text
+}
+
+// doing is what the link does, and since when.
+func doing(s source.Status, now time.Time) string {
+	since := "for " + span(now.Sub(s.PhaseSince.Go()))
+	switch s.State {
+	case "syncing":
+		return "full sync, " + syncText(s, now)
+	case "waiting":
+		text := "waiting " + s.Why
+		if left := s.Until.Go().Sub(now); s.Until != 0 && left > 0 {
+			text += ", for another " + span(left)
+		}
+		return text
+	case "streaming":
+		return "streaming " + since
+	}
+	if s.Phase == "" {
+		return "starting"
+	}
+	return fmt.Sprintf("%s %s", s.Phase, since)
+}
+
+// behind is how far a store is.
+func behind(s source.StoreStatus) string {
+	switch {
+	case s.LagBytes == 0 && s.StoredTime != 0:
+		return "up to offset " + count(int64(s.Stored)) + ", all that is durable"
+	case s.StoredTime == 0:
+		return "nothing of the stream yet"
+	case s.LagSeconds == 0:
+		return "up to offset " + count(int64(s.Stored)) + ", " + size(s.LagBytes) + " behind"
+	}
+	return fmt.Sprintf("up to offset %s, %s and %s behind", count(int64(s.Stored)), size(s.LagBytes), span(toDuration(s.LagSeconds)))
+}
+
+// moment is a time of day, with its date where that isn't today's.
+func moment(at stream.Time, now time.Time) string {
+	t, today := at.Go().In(now.Location()), now
+	if t.Format(time.DateOnly) == today.Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return strings.TrimSpace(t.Format(time.DateTime))
+}

@@ -1,0 +1,241 @@
+package archive
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// Sources are the names of the sources that an archive holds, sorted. Folders that can't be a
+// source's are passed over: a spool, a folder of lost files.
+func Sources(ctx context.Context, files Files) ([]string, error) {
+	dirs, err := files.Dirs(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(dirs, func(name string) bool { return CheckSource(name) != nil || name == "lost+found" }), nil
+}
+
+// Load makes the catalog of a source from one listing, one timeline.json for each timeline and
+// the events. What is wrong with one timeline is put among the Problems and leaves the others
+// alone.
+func Load(ctx context.Context, files Files, source string) (*Catalog, error) {
+	if err := CheckSource(source); err != nil {
+		return nil, err
+	}
+	entries, err := files.List(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	c := &Catalog{Source: source}
+	for len(entries) > 0 {
+		timeline, _, ok := strings.Cut(strings.TrimPrefix(entries[0].Name, source+"/"), "/")
+		prefix := source + "/" + timeline + "/"
+		n := 0
+		for n < len(entries) && strings.HasPrefix(entries[n].Name, prefix) {
+			n++
+		}
+		if _, _, err := ParseTimelineName(timeline); !ok || err != nil {
+			entries = entries[max(n, 1):]
+			continue
+		}
+		l := loader{files: files, t: &Timeline{}, prefix: prefix}
+		if err := l.load(ctx, source, timeline, entries[:n]); err == nil {
+			c.Timelines = append(c.Timelines, l.t)
+		} else if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		} else {
+			l.problems = append(l.problems, err)
+		}
+		c.Problems = append(c.Problems, l.problems...)
+		entries = entries[n:]
+	}
+	slices.SortFunc(c.Timelines, byBirth)
+	return c, nil
+}
+
+func byBirth(a, b *Timeline) int { return cmp.Compare(a.Timeline, b.Timeline) }
+
+// loader makes one timeline of its files.
+type loader struct {
+	files    Files
+	t        *Timeline
+	prefix   string
+	problems []error
+}
+
+func (l *loader) load(ctx context.Context, source, timeline string, entries []Entry) error {
+	info, err := ReadTimeline(ctx, l.files, source, timeline)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &DamageError{Name: l.prefix + timelineFile, What: "it is missing"}
+	}
+	if err != nil {
+		return err
+	}
+	l.t.TimelineInfo = info
+	sidecars := map[SnapshotName]bool{}
+	encrypted := 0
+	for _, e := range entries {
+		name := strings.TrimPrefix(e.Name, l.prefix)
+		switch {
+		case strings.HasSuffix(name, ageSuffix):
+			encrypted++
+		case strings.HasPrefix(name, logDir):
+			if n, err := ParseSegmentName(name); err == nil {
+				l.t.Segments = append(l.t.Segments, l.segment(n, e))
+			}
+		case strings.HasPrefix(name, snapshotDir):
+			n, sidecar, err := ParseSnapshotName(name)
+			if err != nil {
+				continue // temporary, or not ours
+			}
+			if sidecar {
+				sidecars[n] = true
+			} else {
+				l.t.Snapshots = append(l.t.Snapshots, l.snapshot(source, timeline, n, e))
+			}
+		case strings.HasPrefix(name, eventDir):
+			n, err := ParseEventName(name)
+			if err != nil {
+				continue // temporary, or not ours
+			}
+			if err := l.event(ctx, source, timeline, n); err != nil {
+				return err
+			}
+		}
+	}
+	if encrypted > 0 {
+		l.problems = append(l.problems, fmt.Errorf("%s: %d files are encrypted: not in this version", strings.TrimSuffix(l.prefix, "/"), encrypted))
+	}
+	// Without its sidecar a snapshot is one that is still being stored.
+	l.t.Snapshots = slices.DeleteFunc(l.t.Snapshots, func(s Snapshot) bool { return !sidecars[SnapshotName{s.Offset, s.Time}] })
+	l.t.sort()
+	return nil
+}
+
+// event reads an event. One that is damaged is a problem; one that vanished was none.
+func (l *loader) event(ctx context.Context, source, timeline string, n EventName) error {
+	e, err := ReadEvent(ctx, l.files, source, timeline, n)
+	var damage *DamageError
+	switch {
+	case err == nil:
+		l.t.Events = append(l.t.Events, e)
+	case errors.As(err, &damage):
+		l.problems = append(l.problems, err)
+	case errors.Is(err, fs.ErrNotExist):
+	default:
+		return err
+	}
+	return nil
+}
+
+func (l *loader) segment(n SegmentName, e Entry) Segment {
+	files := l.files
+	timeline := l.t.Timeline
+	return Segment{Range: n.Range, Time0: n.Time0, Time1: n.Time1, Sum: n.Sum, Name: n.String(), Size: e.Size,
+		Open: func(ctx context.Context) (PieceReader, error) {
+			src, err := files.Open(ctx, e.Name)
+			if err != nil {
+				return nil, err
+			}
+			r, err := NewSegmentReader(src, e.Name, n)
+			if err != nil {
+				return nil, err
+			}
+			r.timeline = timeline
+			return r, nil
+		}}
+}
+
+func (l *loader) snapshot(source, timeline string, n SnapshotName, e Entry) Snapshot {
+	files := l.files
+	info := func(ctx context.Context) (SnapshotInfo, error) {
+		name := inTimeline(source, timeline, n.Sidecar())
+		var info SnapshotInfo
+		if err := getJSON(ctx, files.Open, name, &info); err != nil {
+			return SnapshotInfo{}, err
+		}
+		if info.Offset != n.Offset || info.Time != n.Time || info.Bytes < 0 || info.StoredBytes < 0 {
+			return SnapshotInfo{}, &DamageError{Name: name, What: "it doesn't say what its name says"}
+		}
+		return info, nil
+	}
+	return Snapshot{Offset: n.Offset, Time: n.Time, Name: n.RDB(), Size: e.Size, Info: info,
+		Open: func(ctx context.Context) (io.ReadCloser, error) {
+			want, err := info(ctx)
+			if err != nil {
+				return nil, err
+			}
+			src, err := files.Open(ctx, e.Name)
+			if err != nil {
+				return nil, err
+			}
+			return newSnapshotReader(src, e.Name, want)
+		}}
+}
+
+// sort brings what a timeline holds into the order that its fields promise.
+func (t *Timeline) sort() {
+	slices.SortStableFunc(t.Events, func(a, b Event) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Time, b.Time))
+	})
+	slices.SortStableFunc(t.Snapshots, func(a, b Snapshot) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Time, b.Time))
+	})
+	slices.SortStableFunc(t.Segments, func(a, b Segment) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
+	})
+}
+
+// Timeline is the one of that name, nil where there is none.
+func (c *Catalog) Timeline(name string) *Timeline {
+	i, ok := slices.BinarySearchFunc(c.Timelines, name, func(t *Timeline, name string) int { return cmp.Compare(t.Timeline, name) })
+	if !ok {
+		return nil
+	}
+	return c.Timelines[i]
+}
+
+// Add unites what a spool holds of a timeline, or another store, with what is known of it. What
+// both have is taken from the store that was loaded first. t is left as it is.
+func (c *Catalog) Add(t *Timeline) {
+	have := c.Timeline(t.Timeline)
+	if have == nil {
+		have = &Timeline{TimelineInfo: t.TimelineInfo}
+		c.Timelines = append(c.Timelines, have)
+		slices.SortFunc(c.Timelines, byBirth)
+	}
+	events := map[EventName]bool{}
+	for _, e := range have.Events {
+		events[EventName{e.Offset, e.Time, e.Kind}] = true
+	}
+	for _, e := range t.Events {
+		if !events[EventName{e.Offset, e.Time, e.Kind}] {
+			have.Events = append(have.Events, e)
+		}
+	}
+	snapshots := map[SnapshotName]bool{}
+	for _, s := range have.Snapshots {
+		snapshots[SnapshotName{s.Offset, s.Time}] = true
+	}
+	for _, s := range t.Snapshots {
+		if !snapshots[SnapshotName{s.Offset, s.Time}] {
+			have.Snapshots = append(have.Snapshots, s)
+		}
+	}
+	segments := map[string]bool{}
+	for _, s := range have.Segments {
+		segments[s.Name] = true
+	}
+	for _, s := range t.Segments {
+		if s.Name == "" || !segments[s.Name] {
+			have.Segments = append(have.Segments, s)
+		}
+	}
+	have.sort()
+}

@@ -1,0 +1,177 @@
+package archive_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+func TestCatalog(t *testing.T) {
+	s, root := disk(t)
+	require.NoError(t, archive.WriteTimeline(t.Context(), s, info(0)))
+	_, err := writeSnapshot(t, s, archive.SnapshotInfo{Offset: 0, Time: begin}, bytes.NewReader(rdb(100)))
+	require.NoError(t, err)
+	ping := command("PING") // 14 bytes
+	put(t, s, stream.Cursor{Offset: 14}, ping, 100, begin, 1)
+	put(t, s, stream.Cursor{}, ping, 100, begin, 1)
+	put(t, s, stream.Cursor{}, ping+ping, 100, begin, 1)
+	for _, e := range []archive.Event{
+		{Kind: archive.EventReplID, Offset: 14, Time: begin + 5, ReplID: "other"},
+		{Kind: archive.EventOutage, Offset: 14, Time: begin + 3, From: begin},
+		{Kind: "later", Offset: 2, Time: begin + 9},
+	} {
+		require.NoError(t, archive.WriteEvent(t.Context(), s, "cache", timeline, e))
+	}
+	later := strings.Replace(timeline, "2026", "2027", 1)
+	i := info(28)
+	i.Timeline, i.Parent = later, &archive.Parent{Timeline: timeline, Offset: 28}
+	require.NoError(t, archive.WriteTimeline(t.Context(), s, i))
+
+	// What is not ours, or not whole, is passed over.
+	for _, name := range []string{"README", "x/y/z", folder + "/log/.tmp-X", folder + "/log/readme", folder + "/notes", folder + "/events/x.json",
+		folder + "/snapshots/00000000000000000014-1763924400000.rdb.zst", "lost+found/x"} {
+		path := filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(root, ".spool"), 0o700))
+	sources, err := archive.Sources(t.Context(), s)
+	require.NoError(t, err)
+	require.Equal(t, []string{"cache", "x"}, sources)
+
+	cat, err := archive.Load(t.Context(), s, "cache")
+	require.NoError(t, err)
+	require.Empty(t, cat.Problems)
+	require.Len(t, cat.Timelines, 2)
+	require.Equal(t, later, cat.Timelines[1].Timeline)
+	tl := cat.Timeline(timeline)
+	require.Equal(t, cat.Timelines[0], tl)
+	require.Nil(t, cat.Timeline("nothing"))
+	var ranges []stream.Range
+	for _, seg := range tl.Segments {
+		ranges = append(ranges, seg.Range)
+	}
+	require.Equal(t, []stream.Range{{From: 0, To: 28}, {From: 0, To: 14}, {From: 14, To: 28}}, ranges)
+	var kinds []string
+	for _, e := range tl.Events {
+		kinds = append(kinds, e.Kind)
+	}
+	require.Equal(t, []string{"later", "outage", "replid"}, kinds)
+	require.Len(t, tl.Snapshots, 1)
+	require.Equal(t, ping+ping, read(t, tl.Segments[:1]))
+	require.Equal(t, ping+ping, read(t, tl.Segments[1:]))
+}
+
+// What is wrong with one timeline is told, and leaves the others alone.
+func TestProblemsOfTimelines(t *testing.T) {
+	good := strings.Replace(timeline, "2026", "2025", 1)
+	for _, c := range []struct {
+		name, says string
+		wound      func(t *testing.T, dir string)
+		stays      bool // the timeline can be used all the same
+	}{
+		{"timeline.json is missing", "timeline.json is damaged: it is missing", func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, "timeline.json")))
+		}, false},
+		{"timeline.json is empty", "not the JSON", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, "timeline.json"), 0))
+		}, false},
+		{"a later format", "newer version", func(t *testing.T, dir string) {
+			change(t, filepath.Join(dir, "timeline.json"), func(b []byte) []byte {
+				return bytes.Replace(b, []byte(`"format": 1`), []byte(`"format": 2`), 1)
+			})
+		}, false},
+		{"no format", "it has format 0", func(t *testing.T, dir string) {
+			change(t, filepath.Join(dir, "timeline.json"), func(b []byte) []byte { return []byte("{}") })
+		}, false},
+		{"another's timeline.json", "that of timeline", func(t *testing.T, dir string) {
+			change(t, filepath.Join(dir, "timeline.json"), func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("T183152"), []byte("T183153")) })
+		}, false},
+		{"a bad replid", "not a replication id", func(t *testing.T, dir string) {
+			change(t, filepath.Join(dir, "timeline.json"), func(b []byte) []byte { return bytes.Replace(b, []byte(id), []byte("x"), 1) })
+		}, false},
+		{"a negative offset", "begins at offset -5", func(t *testing.T, dir string) {
+			change(t, filepath.Join(dir, "timeline.json"), func(b []byte) []byte {
+				return bytes.Replace(b, []byte(`"offset": 0`), []byte(`"offset": -5`), 1)
+			})
+		}, false},
+		{"a damaged event", "what its name says", func(t *testing.T, dir string) {
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "events"), 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.EventName{Offset: 1, Time: begin, Kind: "ended"}.String()), []byte("{}"), 0o600))
+		}, true},
+		{"encrypted files", "1 files are encrypted: not in this version", func(t *testing.T, dir string) {
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "log"), 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.SegmentName{Range: stream.Range{From: 0, To: 5}}.String()+".age"), nil, 0o600))
+		}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, root := disk(t)
+			require.NoError(t, archive.WriteTimeline(t.Context(), s, info(0)))
+			i := info(0)
+			i.Timeline = good
+			require.NoError(t, archive.WriteTimeline(t.Context(), s, i))
+			put(t, s, stream.Cursor{}, command("PING"), 100, begin, 1)
+			c.wound(t, filepath.Join(root, folder))
+			cat, err := archive.Load(t.Context(), s, "cache")
+			require.NoError(t, err)
+			require.Len(t, cat.Problems, 1)
+			require.ErrorContains(t, cat.Problems[0], folder)
+			require.ErrorContains(t, cat.Problems[0], c.says)
+			require.NotNil(t, cat.Timeline(good))
+			require.Equal(t, c.stays, cat.Timeline(timeline) != nil)
+		})
+	}
+}
+
+// A segment that was put into another timeline's folder is found out.
+func TestSegmentsOfOtherTimelines(t *testing.T) {
+	s, root := disk(t)
+	put(t, s, stream.Cursor{}, command("PING"), 100, begin, 1)
+	other := strings.Replace(timeline, "2026", "2027", 1)
+	require.NoError(t, os.Rename(filepath.Join(root, folder), filepath.Join(root, "cache", other)))
+	i := info(0)
+	i.Timeline = other
+	require.NoError(t, archive.WriteTimeline(t.Context(), s, i))
+	cat, err := archive.Load(t.Context(), s, "cache")
+	require.NoError(t, err)
+	r, err := cat.Timelines[0].Segments[0].Open(t.Context())
+	require.NoError(t, err)
+	_, err = r.Next()
+	require.ErrorContains(t, err, "it belongs to timeline")
+	require.NoError(t, r.Close())
+}
+
+// A spool, or a second store, adds what the first doesn't have.
+func TestCatalogsUnite(t *testing.T) {
+	seg := func(from, to stream.Offset, name string) archive.Segment {
+		return archive.Segment{Range: stream.Range{From: from, To: to}, Name: name}
+	}
+	snap := func(at stream.Offset, name string) archive.Snapshot {
+		return archive.Snapshot{Offset: at, Time: begin, Name: name}
+	}
+	event := archive.Event{Kind: archive.EventEnded, Offset: 5, Time: begin}
+	stored := &archive.Timeline{TimelineInfo: info(0), Events: []archive.Event{event}, Snapshots: []archive.Snapshot{snap(0, "s0")}, Segments: []archive.Segment{seg(0, 10, "a"), seg(10, 20, "b")}}
+	spooled := &archive.Timeline{TimelineInfo: info(0), Events: []archive.Event{event, {Kind: archive.EventClock, Offset: 1}},
+		Snapshots: []archive.Snapshot{snap(0, ""), snap(15, "")}, Segments: []archive.Segment{seg(5, 30, ""), seg(10, 20, "b")}}
+	younger := &archive.Timeline{TimelineInfo: info(7)}
+	younger.Timeline = strings.Replace(timeline, "2026", "2025", 1)
+
+	c := &archive.Catalog{Source: "cache"}
+	for _, t := range []*archive.Timeline{stored, spooled, younger} {
+		c.Add(t)
+	}
+	require.Len(t, c.Timelines, 2)
+	require.Equal(t, younger.TimelineInfo, c.Timelines[0].TimelineInfo)
+	got := c.Timelines[1]
+	require.Equal(t, []archive.Segment{seg(0, 10, "a"), seg(5, 30, ""), seg(10, 20, "b")}, got.Segments)
+	require.Equal(t, []archive.Snapshot{snap(0, "s0"), snap(15, "")}, got.Snapshots)
+	require.Equal(t, []archive.Event{{Kind: archive.EventClock, Offset: 1}, event}, got.Events)
+	require.Len(t, spooled.Segments, 2, "what was added is left as it is")
+}

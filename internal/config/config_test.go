@@ -1,0 +1,359 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+)
+
+// environment is one with these variables and no others.
+func environment(pairs ...string) Env {
+	return func(name string) (string, bool) {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1], true
+			}
+		}
+		return "", false
+	}
+}
+
+// good is the least that a configuration has.
+const good = `sources:
+  - name: cache
+    address: 10.0.0.5
+stores:
+  - type: disk
+    path: /srv/archive
+`
+
+func TestTheLeastThereIs(t *testing.T) {
+	c, warnings, err := Parse("c.yaml", []byte(good), environment())
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	want := &Config{
+		Sources: []Source{{Name: "cache", Address: "10.0.0.5:6379"}},
+		Spool:   Spool{Path: "/var/lib/offloader/spool", MaxSize: 20 << 30, MinFree: 5},
+		Stores:  []Store{{Type: "disk", Path: "/srv/archive"}},
+		Ack:     "local",
+		HTTP:    HTTP{Listen: "127.0.0.1:9390"},
+	}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The reference that users read is right, and says the defaults that there are.
+func TestTheReference(t *testing.T) {
+	c, warnings, err := Load("../../configs/offloader.yaml", environment("OFFLOADER_PASSWORD", "it's secret: #1"))
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	want := Default()
+	want.Sources = []Source{{Name: "cache", Address: "10.0.0.5:6379", Username: "offloader", Password: "it's secret: #1"}}
+	want.Stores = []Store{{Type: "disk", Path: "/var/lib/offloader/archive"}}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestTheReferenceUncommented turns on what the reference only shows, so that it can't grow old.
+func TestTheReferenceUncommented(t *testing.T) {
+	text, err := os.ReadFile("../../configs/offloader.yaml")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("pw\n"), 0o600))
+	certificate(t, dir)
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		bare := strings.TrimSpace(line)
+		for _, field := range []string{"password_file:", "tls:", "  ca_file:", "  cert_file:", "  key_file:", "  server_name:", "announce:"} {
+			if strings.HasPrefix(bare, "# "+field) {
+				line = strings.Replace(line, "# ", "", 1)
+			}
+		}
+		if !strings.HasPrefix(bare, "password:") {
+			lines = append(lines, line)
+		}
+	}
+	whole := strings.NewReplacer("/run/credentials/offloader.service/cache-password", secret, "/etc/offloader", dir).Replace(strings.Join(lines, ""))
+	c, _, err := Parse("c.yaml", []byte(whole), environment())
+	require.NoError(t, err)
+	require.Equal(t, Source{
+		Name: "cache", Address: "10.0.0.5:6379", Username: "offloader", Password: "pw", Announce: "203.0.113.7:16379",
+		TLS: &TLS{CAFile: dir + "/ca.pem", CertFile: dir + "/client.pem", KeyFile: dir + "/client.key", ServerName: "cache.internal"},
+	}, c.Sources[0])
+	tls, err := c.Sources[0].TLS.Config()
+	require.NoError(t, err)
+	require.Equal(t, "cache.internal", tls.ServerName)
+	require.Len(t, tls.Certificates, 1)
+}
+
+func TestWhatCanBeSaid(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("p w\r\n"), 0o600))
+	source := func(fields string) string { return strings.Replace(good, "    address: 10.0.0.5\n", fields, 1) }
+	tests := []struct {
+		name, text string
+		want       func(*Config)
+	}{
+		{"address with a port", source("    address: master.example:7000\n"), func(c *Config) { c.Sources[0].Address = "master.example:7000" }},
+		{"IPv6 alone", source("    address: fd00::5\n"), func(c *Config) { c.Sources[0].Address = "[fd00::5]:6379" }},
+		{"IPv6 in brackets", source("    address: \"[fd00::5]\"\n"), func(c *Config) { c.Sources[0].Address = "[fd00::5]:6379" }},
+		{"IPv6 with a port", source("    address: \"[fd00::5]:7000\"\n"), func(c *Config) { c.Sources[0].Address = "[fd00::5]:7000" }},
+		{"environment in the middle", source("    address: ${HOST}:${PORT}\n"), func(c *Config) { c.Sources[0].Address = "redis-1:6380" }},
+		{"a variable's value is no YAML", source("    address: a\n    password: ${YAML}\n"), func(c *Config) { c.Sources[0].Address, c.Sources[0].Password = "a:6379", "x: {y: #z\n- ${HOST}" }},
+		{"a bare dollar", source("    address: a\n    password: $HOST$\n"), func(c *Config) { c.Sources[0].Address, c.Sources[0].Password = "a:6379", "$HOST$" }},
+		{"a password of digits", source("    address: a\n    password: 00012\n"), func(c *Config) { c.Sources[0].Address, c.Sources[0].Password = "a:6379", "00012" }},
+		{"a password that looks true", source("    address: a\n    password: yes\n"), func(c *Config) { c.Sources[0].Address, c.Sources[0].Password = "a:6379", "yes" }},
+		{"password_file", source("    address: a\n    password_file: " + secret + "\n"), func(c *Config) { c.Sources[0].Address, c.Sources[0].Password = "a:6379", "p w" }},
+		{"empty tls", source("    address: a\n    tls: {}\n"), func(c *Config) { c.Sources[0].Address, c.Sources[0].TLS = "a:6379", &TLS{} }},
+		{"flow style", "{sources: [{name: cache, address: 10.0.0.5}], stores: [{type: disk, path: /srv/archive}]}", func(*Config) {}},
+		{"byte order mark, CRLF, dashes first", "\ufeff---\r\n" + strings.ReplaceAll(good, "\n", "\r\n"), func(*Config) {}},
+		{"sizes", good + "spool: {max_size: 64MiB, min_free: 2.5%}\n", func(c *Config) { c.Spool.MaxSize, c.Spool.MinFree = 64<<20, 2.5 }},
+		{"a hidden spool in the store", good + "spool: {path: /srv/archive/.spool}\n", func(c *Config) { c.Spool.Path = "/srv/archive/.spool" }},
+		{"another port", good + "http: {listen: \":0\"}\n", func(c *Config) { c.HTTP.Listen = ":0" }},
+		{"ack", good + "ack: local\n", func(*Config) {}},
+		{"one alias for several sources", strings.Replace(good, "  - name: cache\n    address: 10.0.0.5\n",
+			"  - &first {name: cache, address: 10.0.0.5, announce: \"a:1\"}\n  - {<<: *first, name: sessions}\n", 1), func(c *Config) {
+			c.Sources[0].Announce = "a:1"
+			c.Sources = append(c.Sources, Source{Name: "sessions", Address: "10.0.0.5:6379", Announce: "a:1"})
+		}},
+	}
+	env := environment("HOST", "redis-1", "PORT", "6380", "YAML", "x: {y: #z\n- ${HOST}")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, _, err := Parse("c.yaml", []byte(tt.text), env)
+			require.NoError(t, err)
+			want, _, err := Parse("c.yaml", []byte(good), env)
+			require.NoError(t, err)
+			tt.want(want)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// Each wound, and what its reader is told: all of it, with line and column.
+func TestWhatIsWrong(t *testing.T) {
+	source := func(fields string) string { return strings.Replace(good, "    address: 10.0.0.5\n", fields, 1) }
+	tests := []struct {
+		name, text string
+		want       []string
+	}{
+		{"nothing", "", []string{`1:1: the configuration is empty: it needs at least "sources" and "stores"`}},
+		{"comments only", "# nothing yet\n", []string{`1:1: the configuration is empty: it needs at least "sources" and "stores"`}},
+		{"a word", "offloader\n", []string{`1:1: a configuration has fields, like sources and stores, and this is the single value "offloader"`}},
+		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
+		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
+		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http`}},
+		{"fields of later versions", good + "retention: {window: 7d}\nsnapshots: {schedule: \"0 * * * *\"}\nverify: {}\nexports: []\nencryption: {}\n", []string{
+			`7:1: "retention" is not in this version`, `8:1: "snapshots" is not in this version`, `9:1: "verify" is not in this version`,
+			`10:1: "exports" is not in this version`, `11:1: "encryption" is not in this version`,
+		}},
+		{"sentinel", source("    sentinel: {master: m}\n"), []string{`3:5: "sentinel" is not in this version`}},
+		{"relay", source("    address: a\n    relay: {listen: a:1}\n"), []string{`4:5: "relay" is not in this version`}},
+		{"ack: store", good + "ack: store\n", []string{`7:6: "ack: store" is not in this version`}},
+		{"an s3 store", strings.Replace(good, "disk", "s3\n    bucket: b", 1), []string{`5:11: store type "s3" is not in this version`}},
+		{"a second store", good + "  - {type: disk, path: /a}\n", []string{`7:5: a second store is not in this version`}},
+		{"a field of s3 on a disk", good + "    bucket: b\n", []string{`7:5: "bucket" is not in this version`}},
+		{"a type that isn't", strings.Replace(good, "disk", "dsik", 1), []string{`5:11: "dsik" is not a type of store: did you mean "disk"?`}},
+		{"no type", strings.Replace(good, "type: disk\n    ", "", 1), []string{`5:5: this store has no "type": say disk`}},
+		{"no path", strings.Replace(good, "path: /srv/archive", "", 1), []string{`5:5: this store has no "path": name the archive's folder`}},
+		{"a URL for a path", strings.Replace(good, "/srv", "file:///srv", 1), []string{`6:11: "file:///srv/archive" is a URL, this is a path: say "/srv/archive" without file://`}},
+		{"a field twice", good + "sources: []\n", []string{`7:1: "sources" is given twice`}},
+		{"a second document", good + "---\nspool: {}\n", []string{`7:1: a second document begins here: a configuration is one`}},
+		{"a second, empty document", good + "---\n", []string{`7:1: a second document begins here: a configuration is one`}},
+		{"no list", "sources: cache\nstores: {}\n", []string{
+			`1:10: "sources" is the single value "cache", it wants a list: put a dash before each item`, `2:9: "stores" is a group of fields, it wants a list: put a dash before each item`,
+		}},
+		{"empty lists", "sources: []\nstores: []\n", []string{`1:10: "sources" is an empty list`, `2:9: "stores" is an empty list`}},
+		{"nothing behind the colon", good + "spool:\nhttp: {listen: }\n", []string{`7:7: "spool" is empty, it wants fields, like {a: b}`, `8:15: this is empty, it wants a single value`}},
+		{"a list for a value", source("    address: [a, b]\n"), []string{`3:14: this is a list, it wants a single value`}},
+		{"fields for a value", source("    address: {host: a}\n"), []string{`3:14: this is a group of fields, it wants a single value`}},
+		{"a value for tls", source("    address: a\n    tls: true\n"), []string{`4:10: "tls" is the single value "true", it wants fields, like {a: b}`}},
+		{"a source that is a value", "sources: [cache]\nstores: [{type: disk, path: /a}]\n", []string{`1:11: "source" is the single value "cache", it wants fields, like {a: b}`}},
+		{"no size", good + "spool: {max_size: 20 Gigs}\n", []string{`7:19: "20 Gigs" is not a size: say 64MiB or 20GiB`}},
+		{"a negative size", good + "spool: {max_size: -1}\n", []string{`7:19: "-1" is not a size: say 64MiB or 20GiB`}},
+		{"a size of nothing", good + "spool: {max_size: 0}\n", []string{`7:19: a size of 0 is out of range`}},
+		{"a huge size", good + "spool: {max_size: 9EiB}\n", []string{`7:19: a size of 9EiB is out of range`}},
+		{"no share", good + "spool: {min_free: 5}\n", []string{`7:19: "5" is not a share: say 5%`}},
+		{"more than there is", good + "spool: {min_free: 100%}\n", []string{`7:19: 100% is out of range: say something from 0% to 99%`}},
+		{"a name of two words", strings.Replace(good, "cache", "my cache", 1), []string{`2:11: source name "my cache" may only have letters, digits, dot, dash and underscore`}},
+		{"a name of the archive's own", strings.Replace(good, "cache", ".spool", 1), []string{`2:11: source name ".spool" begins with a dot: such folders of an archive are not sources`}},
+		{"a path for a name", strings.Replace(good, "cache", "a/../b", 1), []string{`2:11: source name "a/../b" may only have letters, digits, dot, dash and underscore`}},
+		{"an empty name", strings.Replace(good, "cache", `""`, 1), []string{`2:11: a source's name is empty`}},
+		{"two of a name", strings.Replace(good, "stores", "  - {name: cache, address: b}\nstores", 1), []string{`4:12: there are two sources called "cache"`}},
+		{"two of a name but for case", strings.Replace(good, "stores", "  - {name: Cache, address: b}\nstores", 1), []string{`4:12: source "Cache" differs from "cache" only by case, and not every store tells them apart`}},
+		{"a port alone", source("    address: 6379\n"), []string{`3:14: "6379" is no host: say host:port, like 10.0.0.5:6379`}},
+		{"no host", source("    address: :6379\n"), []string{`3:14: ":6379" has no host: say host:port, like 10.0.0.5:6379`}},
+		{"a port out of range", source("    address: a:65536\n"), []string{`3:14: "65536" is no port: it is a number from 1 to 65535`}},
+		{"port 0", source("    address: a:0\n"), []string{`3:14: "0" is no port: it is a number from 1 to 65535`}},
+		{"a URL", source("    address: redis://a:1\n"), []string{`3:14: "redis://a:1" is a URL: leave out redis:// and say host:port`}},
+		{"too many colons", source("    address: a:1:2\n"), []string{`3:14: "a:1:2" is not an address: say host:port, like 10.0.0.5:6379 or [fd00::5]:6379`}},
+		{"announce without a port", source("    address: a\n    announce: b\n"), []string{`4:15: "b" is not an address: say host:port, both are told to the master`}},
+		{"announce longer than a master keeps", source("    address: a\n    announce: " + strings.Repeat("x", 46) + ":1\n"), []string{
+			`4:15: host "` + strings.Repeat("x", 46) + `" has 46 bytes, and a master keeps no more than 45: use its address`,
+		}},
+		{"listen at a word", good + "http: {listen: 9390}\n", []string{`7:16: "9390" is not an address to listen at: say host:port, like 127.0.0.1:9390`}},
+		{"two passwords", source("    address: a\n    password: b\n    password_file: /etc/hostname\n"), []string{`5:20: both "password" and "password_file" are given: keep one`}},
+		{"a user without a password", source("    address: a\n    username: b\n"), []string{`4:15: there is a "username" and no password for it: add "password_file"`}},
+		{"no such password file", source("    address: a\n    password_file: /no/such\n"), []string{`4:20: read the password: stat /no/such: no such file or directory`}},
+		{"a folder for a password file", source("    address: a\n    password_file: /\n"), []string{`4:20: read the password: / is not a file`}},
+		{"a device for a password file", source("    address: a\n    password_file: /dev/zero\n"), []string{`4:20: read the password: /dev/zero is not a file`}},
+		{"a certificate without its key", source("    address: a\n    tls: {cert_file: /a}\n"), []string{`4:22: "cert_file" needs a "key_file" beside it`}},
+		{"a key without its certificate", source("    address: a\n    tls: {key_file: /a}\n"), []string{`4:21: "key_file" needs a "cert_file" beside it`}},
+		{"no such roots", source("    address: a\n    tls: {ca_file: /no/such}\n"), []string{`4:20: read the roots: stat /no/such: no such file or directory`}},
+		{"roots that are none", source("    address: a\n    tls: {ca_file: ../../go.mod}\n"), []string{`4:20: read the roots: ../../go.mod holds no certificate in PEM form`}},
+		{"a variable that isn't set", source("    address: ${NOPE}:1\n"), []string{`3:14: the environment has no NOPE`}},
+		{"half a variable tells no secret", source("    address: a\n    password: \"${secret\"\n"), []string{
+			`4:15: what begins with ${ here is not ${NAME}: a password that holds it goes into a password_file`,
+		}},
+		{"the spool in the store", good + "spool: {path: /srv/archive/spool}\n", []string{
+			`7:15: the spool /srv/archive/spool lies in the store /srv/archive, where sources are: move it out, or call it /srv/archive/.spool`,
+		}},
+		{"the spool is the store", good + "spool: {path: /srv/x/../archive/}\n", []string{
+			`7:15: the spool /srv/archive lies in the store /srv/archive, where sources are: move it out, or call it /srv/archive/.spool`,
+		}},
+		{"the store in the spool", good + "spool: {path: /srv}\n", []string{`7:15: the store /srv/archive lies in the spool /srv: move it out`}},
+		{"no anchor", source("    address: *a\n"), []string{`3:14: there is no anchor &a`}},
+		{"an alias of itself", source("    address: &a !!str *a\n"), []string{`3:22: this alias stands for itself`}},
+		{"a merge of itself", "sources: [&a {name: b, address: c, <<: *a}]\nstores: [{type: disk, path: /a}]\n", []string{`1:36: this merge is its own part`}},
+		{"a tag", source("    address: !!binary YQ==\n"), []string{`3:14: the tag !!binary means nothing here`}},
+		{"a tab", good + "\tspool: {}\n", []string{"7:1: found character '\t' that cannot start any token"}},
+		{"a list that stays open", good + "http: [\n", []string{`7:7: sequence end token ']' not found`}},
+		{"no UTF-8", good + "# caf\xe9\n", []string{`7:6: this is no UTF-8 text`}},
+		{"deep lists", "a: " + strings.Repeat("[", 40), []string{`1:36: this is nested more than 32 deep`}},
+		{"deep dashes", strings.Repeat("- ", 40), []string{`1:65: this is nested more than 32 deep`}},
+		{"several at once", "sources:\n  - {name: a b, address: 1}\nspol: {}\nretention: {}\nstores: [{type: disk}]\n", []string{
+			`2:12: source name "a b" may only have letters, digits, dot, dash and underscore`, `2:26: "1" is no host: say host:port, like 10.0.0.5:6379`,
+			`3:1: unknown field "spol": did you mean "spool"?`, `4:1: "retention" is not in this version`, `5:10: this store has no "path": name the archive's folder`,
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, _, err := Parse("c.yaml", []byte(tt.text), environment())
+			require.Nil(t, c)
+			var wrong Errors
+			require.ErrorAs(t, err, &wrong)
+			var got []string
+			for _, e := range wrong {
+				got = append(got, strings.TrimPrefix(e.Error(), "c.yaml:"))
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// An alias bomb costs what its text costs: the tree is followed only as far as fields lead.
+func TestAnAliasBombIsHarmless(t *testing.T) {
+	text := "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	for i := range 30 {
+		text += fmt.Sprintf("a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+	}
+	_, _, err := Parse("c.yaml", []byte(text+"sources: *a30\nstores: *a30\n"), environment())
+	var wrong Errors
+	require.ErrorAs(t, err, &wrong)
+	require.Less(t, len(wrong), 40)
+}
+
+// When the daemon is down, its credentials and its environment are gone; a restore must do without.
+func TestReadersNeedNoSecrets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	text := strings.Replace(good, "address: 10.0.0.5", "address: ${MASTER}\n    username: ${WHO}\n    password_file: ${CREDENTIALS_DIRECTORY}/cache\n    tls: {ca_file: /nowhere}", 1)
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	_, _, err := Load(file, environment())
+	require.ErrorContains(t, err, "the environment has no MASTER")
+	c, warnings, err := LoadToRead(file, environment())
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	require.Equal(t, []Source{{Name: "cache"}}, c.Sources)
+	require.Equal(t, []Store{{Type: "disk", Path: "/srv/archive"}}, c.Stores)
+
+	// All else is as strict as ever.
+	for _, wrong := range []string{"adress: x", "address: x\n    name: cache", "address: x\n    relay: {}"} {
+		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(good, "address: 10.0.0.5", wrong, 1)), 0o600))
+		_, _, err := LoadToRead(file, environment())
+		var errs Errors
+		require.ErrorAs(t, err, &errs, wrong)
+	}
+}
+
+func TestSecretsStayHidden(t *testing.T) {
+	c, _, err := Parse("c.yaml", []byte(strings.Replace(good, "stores", "    password: hunter2\nstores", 1)), environment())
+	require.NoError(t, err)
+	text, err := json.Marshal(c)
+	require.NoError(t, err)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", c, *c, c.Sources, text), "hunter2")
+}
+
+func TestSecretsThatEveryoneReads(t *testing.T) {
+	dir := t.TempDir()
+	secret, file := filepath.Join(dir, "secret"), filepath.Join(dir, "c.yaml")
+	require.NoError(t, os.WriteFile(secret, []byte("pw\n"), 0o644))
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(good, "stores", "    password_file: "+secret+"\nstores", 1)), 0o644))
+	_, warnings, err := Load(file, environment())
+	require.NoError(t, err)
+	require.Equal(t, []string{secret + " holds a password and can be read by everyone: chmod o-r it"}, warnings)
+
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(good, "stores", "    password: pw\nstores", 1)), 0o644))
+	_, warnings, err = Load(file, environment())
+	require.NoError(t, err)
+	require.Equal(t, []string{file + " holds a password and can be read by everyone: chmod o-r it, or use password_file"}, warnings)
+}
+
+func TestNoFile(t *testing.T) {
+	_, _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), environment())
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"sources", "spool", "stores", "ack", "http", "encryption", "retention"}
+	for word, want := range map[string]string{
+		"source": "sources", "SPOOL": "spool", "store": "stores", "htpp": "http", "retenton": "retention", "encrypt": "encryption", "zebra": "", "": "",
+	} {
+		require.Equal(t, want, Nearest(word, known), word)
+	}
+}
+
+// FuzzConfig: any text gives a configuration that is whole, or errors that have a place.
+func FuzzConfig(f *testing.F) {
+	f.Add(good)
+	f.Add("{sources: [{name: a, address: \"[::1]:1\", tls: {}}], stores: [{type: disk, path: /a}], spool: {min_free: 1%}}")
+	f.Add("a: &a [*a]\n<<: *a\n? b\n: |\n  ${C}\n")
+	f.Add("%YAML 1.2\n---\nsources: !!str x\n...\n--- \n")
+	reference, err := os.ReadFile("../../configs/offloader.yaml")
+	require.NoError(f, err)
+	f.Add(string(reference))
+	env := environment("OFFLOADER_PASSWORD", "pw", "C", "${C}")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, _, err := Parse("c", []byte(text), env)
+		if err == nil {
+			if len(c.Sources) == 0 || len(c.Stores) != 1 || c.Spool.Path == "" || c.Spool.MaxSize <= 0 || c.Ack != "local" {
+				t.Errorf("taken for right: %+v", c)
+			}
+			return
+		}
+		var wrong Errors
+		if !errors.As(err, &wrong) || len(wrong) == 0 || c != nil {
+			t.Fatalf("%T: %v", err, err)
+		}
+		if i := slices.IndexFunc(wrong, func(e *Error) bool { return e.Line < 1 || e.Col < 1 || e.Msg == "" }); i >= 0 {
+			t.Errorf("an error without a place: %+v", wrong[i])
+		}
+	})
+}

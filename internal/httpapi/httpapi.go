@@ -1,0 +1,237 @@
+// Package httpapi is how the daemon is seen from outside.
+//
+//	/metrics         Prometheus text; docs/metrics.md has every name (metrics.go)
+//	/healthz         200 while the daemon works: no source's Run has ended in an error (health.go)
+//	/readyz          200 while every source streams and nothing lags, else why not, a line each
+//	/api/v1/status   what `offloader status --json` prints
+//
+// It shows what sources say of themselves at the moment somebody asks, and keeps nothing but two
+// histograms and an hour of samples, from which it tells how fast things grow (growth.go). It is
+// served on a TCP port for machines and on a socket in the spool, where `offloader status` finds
+// the daemon without knowing its port (socket.go). All of it is read-only, and bounded: methods,
+// sizes, times, connections.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offloader/offloader/internal/source"
+)
+
+const (
+	maxConns   = 64       // at once, on one listener
+	maxHeader  = 16 << 10 // bytes
+	headerTime = 5 * time.Second
+	answerTime = 30 * time.Second
+	idleTime   = time.Minute
+	// closeTime is how long requests at work get when the daemon ends.
+	closeTime = time.Second
+)
+
+// Report is what is known of the daemon and all its sources.
+type Report struct {
+	Version string   `json:"version"`
+	Sources []Source `json:"sources"`
+}
+
+// Source is what is known of one source.
+type Source struct {
+	source.Status
+	// Ended says why the source is not being archived at all: its Run ended in this error, and will
+	// be tried again. "" while it runs.
+	Ended string `json:"ended,omitempty"`
+}
+
+// A Disk is a file system that can become full.
+type Disk struct {
+	Store   string                                // the store's name, "" for the spool
+	Space   func() (free, total int64, err error) // in bytes
+	MinFree func(total int64) int64               // with less free than that it counts as full
+}
+
+// Options say what to show.
+type Options struct {
+	Build   Build
+	Sources func(now time.Time) []Source // in the order of the configuration
+	Spool   interface {
+		Used() int64    // bytes of stream
+		MaxSize() int64 // bytes that it may hold
+	}
+	Disks   []Disk
+	Metrics *Metrics
+	Logger  *slog.Logger     // nil: silent
+	Now     func() time.Time // nil: time.Now
+}
+
+// Build is what the program was made of.
+type Build struct{ Version, Go, Commit string }
+
+// Server answers requests.
+type Server struct {
+	o       Options
+	growing *growing
+	handler http.Handler
+}
+
+// New makes a server; Run makes it live.
+func New(o Options) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Server{o: o, growing: newGrowing(o.Disks)}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", s.metrics())
+	mux.HandleFunc("/healthz", s.healthz)
+	mux.HandleFunc("/readyz", s.readyz)
+	mux.HandleFunc("/api/v1/status", s.status)
+	s.handler = readOnly(mux)
+	return s
+}
+
+// Handler answers requests: what Run serves.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run serves on the listeners until ctx ends, and closes them.
+func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
+	web := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headerTime, ReadTimeout: headerTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug), // what clients do wrong
+	}
+	g, alive := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error {
+			if err := web.Serve(limit(l, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		<-alive.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+		defer cancel()
+		if web.Shutdown(last) != nil {
+			return web.Close()
+		}
+		return nil
+	})
+	g.Go(func() error { s.sample(alive); return nil })
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// sample looks at what grows, until ctx ends. Scrapes may be rare or absent; the rates don't depend
+// on them.
+func (s *Server) sample(ctx context.Context) {
+	every := time.NewTicker(sampleEvery)
+	defer every.Stop()
+	for {
+		now := s.o.Now()
+		s.growing.look(s.o.Sources(now), s.o.Spool.Used(), s.o.Spool.MaxSize(), now)
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// status is /api/v1/status.
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	report := Report{Version: s.o.Build.Version, Sources: s.o.Sources(s.o.Now())}
+	if report.Sources == nil {
+		report.Sources = []Source{}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	if err := e.Encode(report); err != nil {
+		s.o.Logger.Debug("an answer could not be sent", "error", err)
+	}
+}
+
+// readOnly refuses what could only be meant to change something.
+func readOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "this can only be read: GET or HEAD", http.StatusMethodNotAllowed)
+			return
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		h.ServeHTTP(w, r)
+	})
+}
+
+// answer is a few lines of text.
+func answer(w http.ResponseWriter, code int, lines ...string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(strings.Join(lines, "\n") + "\n")) // whoever asked has left
+}
+
+// limited is a listener with at most as many connections at once as it has slots.
+type limited struct {
+	net.Listener
+	slots  chan struct{}
+	closed chan struct{}
+	close  func() error
+}
+
+func limit(l net.Listener, n int) net.Listener {
+	closed := make(chan struct{})
+	return &limited{l, make(chan struct{}, n), closed, sync.OnceValue(func() error { close(closed); return l.Close() })}
+}
+
+// Accept waits for a slot.
+func (l *limited) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &slotted{Conn: c, slots: l.slots}, nil
+}
+
+// Close ends Accept too where it waits for a slot.
+func (l *limited) Close() error { return l.close() }
+
+// slotted gives its slot back when it is closed. Only the server closes it.
+type slotted struct {
+	net.Conn
+	slots chan struct{}
+	gave  atomic.Bool
+}
+
+func (c *slotted) Close() error {
+	if !c.gave.Swap(true) {
+		<-c.slots
+	}
+	return c.Conn.Close()
+}

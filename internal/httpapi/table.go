@@ -1,0 +1,134 @@
+package httpapi
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+const (
+	gauge   = prometheus.GaugeValue
+	counter = prometheus.CounterValue
+)
+
+// states are a source's.
+var states = []string{"connecting", "syncing", "streaming", "waiting"}
+
+// daemonMetrics are those that Collect fills in itself.
+var daemonMetrics = []struct {
+	name, help string
+	labels     []string
+}{
+	{"offloader_build_info", "1, with what the program was made of.", []string{"version", "commit", "goversion"}},
+	{"offloader_spool_bytes", "Bytes of stream in the spool, of all sources.", nil},
+	{"offloader_spool_max_bytes", "Bytes of stream that the spool may hold.", nil},
+	{"offloader_spool_free_bytes", "Bytes free on the spool's disk.", nil},
+	{"offloader_spool_full_seconds", "Time until the spool or its disk is full, at the rate of the last hour; +Inf while neither grows.", nil},
+	{"offloader_store_free_bytes", "Bytes free on the store's disk.", []string{"store"}},
+	{"offloader_store_full_seconds", "Time until the store's disk is full, at the rate of the last hour; +Inf while it does not fill.", []string{"store"}},
+	{"offloader_source_state", "1 for the state that the source is in, 0 for the others.", []string{"source", "state"}},
+	{"offloader_stream_bytes_per_day", "Bytes of stream a day, at the rate of the last hour.", []string{"source"}},
+	{"offloader_link_errors_total", "Connections to the master that failed or broke, by kind.", []string{"source", "kind"}},
+}
+
+// metric is one that is read from what it is about.
+type metric[T any] struct {
+	name, help string
+	kind       prometheus.ValueType
+	value      func(T) (v float64, known bool) // nothing is shown of what is not known
+}
+
+// sourceMetrics have the label source.
+var sourceMetrics = []metric[*Source]{
+	{"offloader_source_ended", "1 where archiving has ended in an error, and is tried again.", gauge,
+		func(s *Source) (float64, bool) { return truth(s.Ended != ""), true }},
+	{"offloader_received_offset_bytes", "Offset up to which the stream was received.", gauge,
+		func(s *Source) (float64, bool) { return float64(s.Received), s.Timeline != "" }},
+	{"offloader_received_timestamp_seconds", "When the last byte or sign of life was received.", gauge,
+		func(s *Source) (float64, bool) { return seconds(s.ReceivedTime) }},
+	{"offloader_durable_offset_bytes", "Offset up to which the stream is durable in the spool.", gauge,
+		func(s *Source) (float64, bool) { return float64(s.Durable), s.Timeline != "" }},
+	{"offloader_durable_timestamp_seconds", "The last moment that can be restored.", gauge,
+		func(s *Source) (float64, bool) { return seconds(s.DurableTime) }},
+	{"offloader_acked_offset_bytes", "Offset that was last acknowledged to the master.", gauge,
+		func(s *Source) (float64, bool) { return float64(s.Acked), true }},
+	{"offloader_not_durable_bytes", "Bytes received that are not durable yet.", gauge,
+		func(s *Source) (float64, bool) { return float64(s.NotDurable), true }},
+	{"offloader_not_durable_seconds", "How long they have been waiting.", gauge,
+		func(s *Source) (float64, bool) { return s.NotDurableSecs, true }},
+	{"offloader_restorable_since_timestamp_seconds", "Every moment from here to the durable one can be restored.", gauge,
+		func(s *Source) (float64, bool) { return seconds(s.Since) }},
+	{"offloader_last_snapshot_offset_bytes", "Offset of the newest snapshot.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofSnapshot(s, func(m *source.Moment) float64 { return float64(m.Offset) })
+		}},
+	{"offloader_last_snapshot_timestamp_seconds", "The moment of the newest snapshot.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofSnapshot(s, func(m *source.Moment) float64 { return float64(m.Time) / 1000 })
+		}},
+	{"offloader_full_resyncs_total", "Full resyncs begun, a fork of the master each.", counter,
+		func(s *Source) (float64, bool) { return float64(s.FullResyncs), true }},
+	{"offloader_partial_resyncs_total", "Connections that went on where the one before had ended.", counter,
+		func(s *Source) (float64, bool) { return float64(s.PartialResyncs), true }},
+	{"offloader_next_full_resync_timestamp_seconds", "When the budget allows another full resync.", gauge,
+		func(s *Source) (float64, bool) { return seconds(s.NextFullResync) }},
+	{"offloader_full_sync_received_bytes", "Bytes of the RDB that arrives; only while one does.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofTransfer(s, func(t *source.Transfer) float64 { return float64(t.Bytes) })
+		}},
+	{"offloader_full_sync_expected_bytes", "Size of the RDB that arrives; only where the master told it.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofTransfer(s, func(t *source.Transfer) float64 { return float64(t.Total) })
+		}},
+	{"offloader_full_sync_left_seconds", "How long the RDB will take still; only where that can be told.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofTransfer(s, func(t *source.Transfer) float64 { return t.LeftSeconds })
+		}},
+}
+
+// storeMetrics have the labels source and store.
+var storeMetrics = []metric[source.StoreStatus]{
+	{"offloader_stored_offset_bytes", "Offset up to which the store has the stream.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return float64(s.Stored), s.StoredTime != 0 }},
+	{"offloader_stored_timestamp_seconds", "When the last byte that the store has was received.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return seconds(s.StoredTime) }},
+	{"offloader_store_lag_bytes", "Durable bytes that the store lacks.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return float64(s.LagBytes), true }},
+	{"offloader_store_lag_seconds", "How long it has lacked them.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return s.LagSeconds, true }},
+	{"offloader_store_failing", "1 while the store can't be written.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return truth(s.Error != ""), true }},
+	{"offloader_store_errors_total", "Times that the store could not be written.", counter,
+		func(s source.StoreStatus) (float64, bool) { return float64(s.Errors), true }},
+	{"offloader_store_segments_total", "Segments stored, compacted ones too.", counter,
+		func(s source.StoreStatus) (float64, bool) { return float64(s.Segments), true }},
+	{"offloader_store_stream_bytes_total", "Bytes of stream in those segments, before compression.", counter,
+		func(s source.StoreStatus) (float64, bool) { return float64(s.StreamBytes), true }},
+}
+
+// seconds is a time as Prometheus wants it.
+func seconds(t stream.Time) (float64, bool) { return float64(t) / 1000, t != 0 }
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func ofSnapshot(s *Source, value func(*source.Moment) float64) (float64, bool) {
+	if s.LastSnapshot == nil {
+		return 0, false
+	}
+	return value(s.LastSnapshot), true
+}
+
+// ofTransfer is about an RDB that arrives. -1 stands for what can't be told.
+func ofTransfer(s *Source, value func(*source.Transfer) float64) (float64, bool) {
+	if s.Transfer == nil {
+		return 0, false
+	}
+	v := value(s.Transfer)
+	return v, v >= 0
+}

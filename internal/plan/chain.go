@@ -1,0 +1,208 @@
+package plan
+
+import (
+	"math"
+	"slices"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Step is a segment, and what is read of it.
+type Step struct {
+	Timeline string
+	Segment  archive.Segment
+	Range    stream.Range // of the stream; within Segment.Range, both ends are boundaries
+}
+
+// end is when the last byte of the step was received, or a little later: of a segment that is
+// left in the middle only the ends are known.
+func (s Step) end() Place { return Place{s.Timeline, s.Range.To, s.Segment.Time1} }
+
+// Place is a boundary of a timeline, and when it was received.
+type Place struct {
+	Timeline string        `json:"timeline"`
+	Offset   stream.Offset `json:"offset"`
+	Time     stream.Time   `json:"time"`
+}
+
+func (p Place) String() string { return "offset " + p.Offset.String() + " (" + p.Time.String() + ")" }
+
+// part is a timeline as far as a chain uses it. to is the offset at which the next part leaves it.
+type part struct {
+	*archive.Timeline
+	from, to stream.Offset
+}
+
+// window is a run of boundaries that can all be restored: a snapshot, and steps without a hole.
+type window struct {
+	from, to Place
+	steps    []Step // from the one that holds from; none if the snapshot stands alone
+}
+
+// chain is a timeline with its parents, each up to where the next one branches off.
+type chain struct {
+	*archive.Timeline
+	parts   []part // oldest first
+	steps   []Step // all that is held of the stream, in order, each byte once
+	windows []window
+	orphan  bool // a parent is not in the catalog
+}
+
+func newChain(cat *archive.Catalog, t *archive.Timeline) *chain {
+	c := &chain{Timeline: t}
+	to := stream.Offset(math.MaxInt64)
+	for seen := 0; ; seen++ {
+		p := part{Timeline: t, from: t.Offset, to: to}
+		if t.Parent == nil {
+			c.parts = append(c.parts, p)
+			break
+		}
+		p.from = t.Parent.Offset
+		c.parts = append(c.parts, p)
+		to = min(to, t.Parent.Offset)
+		// A branch of itself is nonsense that a damaged timeline.json could hold.
+		if t = cat.Timeline(t.Parent.Timeline); t == nil || seen > len(cat.Timelines) {
+			c.orphan = true
+			break
+		}
+	}
+	slices.Reverse(c.parts)
+	for _, p := range c.parts {
+		c.steps = append(c.steps, p.cover()...)
+	}
+	c.windows = c.findWindows()
+	return c
+}
+
+// cover chooses segments such that each byte that is held is read once, from as few files as can
+// be. Behind a hole it goes on.
+func (p part) cover() (steps []Step) {
+	segments := p.Segments
+	for pos := p.from; pos < p.to && len(segments) > 0; pos = segments[0].From {
+		used, _ := archive.Cover(segments, stream.Range{From: pos, To: p.to})
+		for _, s := range used {
+			end := min(s.To, p.to)
+			steps = append(steps, Step{p.TimelineInfo.Timeline, s, stream.Range{From: pos, To: end}})
+			pos = end
+		}
+		n := 0
+		for n < len(segments) && segments[n].From <= pos {
+			n++
+		}
+		if segments = segments[n:]; len(segments) == 0 {
+			break
+		}
+	}
+	return steps
+}
+
+// snapshots are those of the chain, by offset.
+func (c *chain) snapshots() (all []placedSnapshot) {
+	for _, p := range c.parts {
+		for _, s := range p.Snapshots {
+			if p.from <= s.Offset && s.Offset <= p.to {
+				all = append(all, placedSnapshot{s, p.TimelineInfo.Timeline})
+			}
+		}
+	}
+	return all
+}
+
+type placedSnapshot struct {
+	archive.Snapshot
+	timeline string
+}
+
+func (s placedSnapshot) place() Place { return Place{s.timeline, s.Offset, s.Time} }
+
+// findWindows goes along the snapshots: each begins a window unless it lies in the last one.
+func (c *chain) findWindows() (all []window) {
+	i := 0
+	for _, s := range c.snapshots() {
+		if n := len(all); n > 0 && s.Offset <= all[n-1].to.Offset {
+			continue
+		}
+		w := window{from: s.place(), to: s.place()}
+		for i < len(c.steps) && c.steps[i].Range.To <= s.Offset {
+			i++
+		}
+		first := i
+		for pos := s.Offset; i < len(c.steps) && c.steps[i].Range.From <= pos; i++ {
+			pos = c.steps[i].Range.To
+			w.to = c.steps[i].end()
+		}
+		w.steps = c.steps[first:i]
+		all = append(all, w)
+	}
+	return all
+}
+
+// windowOf is the window that o can be restored in, nil if there is none.
+func (c *chain) windowOf(o stream.Offset) *window {
+	for i := range c.windows {
+		if w := &c.windows[i]; w.from.Offset <= o && o <= w.to.Offset {
+			return w
+		}
+	}
+	return nil
+}
+
+// last is the end of the newest window, nil if nothing can be restored.
+func (c *chain) last() *window {
+	if len(c.windows) == 0 {
+		return nil
+	}
+	return &c.windows[len(c.windows)-1]
+}
+
+// heard is when the chain's last byte came, at the earliest: a branch that has no bytes of its
+// own yet is not younger than its parent.
+func (c *chain) heard() stream.Time {
+	var t stream.Time
+	if w := c.last(); w != nil {
+		t = w.from.Time
+	}
+	if n := len(c.steps); n > 0 {
+		s := c.steps[n-1]
+		if s.Range.To < s.Segment.To {
+			return max(t, s.Segment.Time0)
+		}
+		return max(t, s.Segment.Time1)
+	}
+	return t
+}
+
+// replID is the replication id under which the byte before o was received.
+func (c *chain) replID(o stream.Offset) stream.ReplID {
+	p := c.partOf(o)
+	id := p.ReplID
+	for _, e := range p.Events {
+		if e.Kind == archive.EventReplID && e.Offset < o {
+			id = e.ReplID
+		}
+	}
+	return id
+}
+
+// partOf is the part whose bytes lead to o: at a branch's offset, still the parent.
+func (c *chain) partOf(o stream.Offset) part {
+	for _, p := range c.parts {
+		if o <= p.to {
+			return p
+		}
+	}
+	return c.parts[len(c.parts)-1]
+}
+
+// outage is the event during which t fell, nil if none is known.
+func (c *chain) outage(t stream.Time) *archive.Event {
+	for _, p := range c.parts {
+		for i, e := range p.Events {
+			if e.Kind == archive.EventOutage && e.From < t && t < e.Time && p.from <= e.Offset && e.Offset <= p.to {
+				return &p.Events[i]
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package plan
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Plan is what has to be read: the snapshot, then the steps, which follow each other without a
+// hole from its offset to To.
+type Plan struct {
+	Source   string
+	Timeline *archive.Timeline // the chosen one; Snapshot and Steps may lie in its parents
+	Snapshot archive.Snapshot
+	From     Place // of the snapshot
+	To       Place // the point; its time is that of the last command before it
+	Steps    []Step
+	Notes    []string
+}
+
+// StreamBytes is how long the stream from the snapshot to the point is.
+func (p *Plan) StreamBytes() int64 { return stream.Range{From: p.From.Offset, To: p.To.Offset}.Len() }
+
+// Plan leads to a boundary of the chosen timeline: from the newest snapshot at or before it.
+func (a *Aim) Plan(at stream.Offset, received stream.Time) (*Plan, error) {
+	w := a.chain.windowOf(at)
+	if w == nil {
+		before, after := a.around(stream.Range{From: at, To: at})
+		return nil, &UnreachableError{
+			Source: a.Source, Want: a.Request.Point, Before: before, After: after,
+			Why: fmt.Sprintf("it is at offset %d of timeline %s, and no snapshot leads there", at, a.Timeline.TimelineInfo.Timeline),
+		}
+	}
+	p := &Plan{Source: a.Source, Timeline: a.Timeline, Notes: a.Notes}
+	for _, s := range a.chain.snapshots() {
+		if s.Offset <= at && (p.Snapshot.Open == nil || s.Offset > p.Snapshot.Offset) {
+			p.Snapshot, p.From = s.Snapshot, s.place()
+		}
+	}
+	p.To = Place{p.From.Timeline, at, max(received, p.From.Time)}
+	for _, s := range w.steps {
+		s.Range.From, s.Range.To = max(s.Range.From, p.From.Offset), min(s.Range.To, at)
+		if s.Range.Len() > 0 {
+			p.Steps = append(p.Steps, s)
+			p.To.Timeline = s.Timeline
+		}
+	}
+	return p, nil
+}
+
+// Unreachable is the error for a point that was looked for in what Search names and isn't there.
+func (a *Aim) Unreachable(why string, before, after *Place) *UnreachableError {
+	return &UnreachableError{Source: a.Source, Want: a.Request.Point, Why: why, Before: before, After: after}
+}
+
+// Without is the way round a segment that can't be read: the last point before the bytes that are
+// lost with it, and the first snapshot behind them; nil where there is none.
+func (a *Aim) Without(lost stream.Range) (before, after *Place) { return a.around(lost) }
+
+// WithoutSnapshot is the way round a snapshot at o that can't be read. Points behind it, up to the
+// next, would be restored from it.
+func (a *Aim) WithoutSnapshot(o stream.Offset) (before, after *Place) {
+	return a.around(stream.Range{From: o - 1, To: o + 1})
+}
+
+func (a *Aim) around(lost stream.Range) (before, after *Place) {
+	for i := range a.chain.windows {
+		w := &a.chain.windows[i]
+		if w.from.Offset > lost.From {
+			break
+		}
+		before = &w.from
+		for _, s := range w.steps {
+			if end := s.end(); s.Range.To <= lost.From {
+				before = &end
+			}
+		}
+	}
+	for _, s := range a.chain.snapshots() {
+		if s.Offset >= max(lost.To, lost.From+1) {
+			at := s.place()
+			return before, &at
+		}
+	}
+	return before, nil
+}
+
+// Steps are what holds a range of the chosen timeline, or of its parents, without a hole; nil where
+// something of it is missing.
+func (a *Aim) Steps(r stream.Range) (steps []Step) {
+	at := r.From
+	for _, s := range a.chain.steps {
+		s.Range.From, s.Range.To = max(s.Range.From, r.From), min(s.Range.To, r.To)
+		if s.Range.Len() <= 0 {
+			continue
+		}
+		if s.Range.From > at {
+			return nil
+		}
+		steps, at = append(steps, s), s.Range.To
+	}
+	if at < r.To {
+		return nil
+	}
+	return steps
+}
+
+// LeftOut is what a parent holds from o on, if that is where the chosen timeline leaves it: bytes
+// that were written and then lost. It is nil anywhere else, and where there are none.
+func (a *Aim) LeftOut(o stream.Offset) *Step {
+	for _, p := range a.chain.parts[:len(a.chain.parts)-1] {
+		if p.to != o {
+			continue
+		}
+		rest := part{Timeline: p.Timeline, from: o, to: math.MaxInt64}
+		if steps := rest.cover(); len(steps) > 0 && steps[0].Range.From == o {
+			return &steps[0]
+		}
+	}
+	return nil
+}

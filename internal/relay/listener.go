@@ -1,0 +1,245 @@
+// Package relay is where others reach us as a server of the source's replication group.
+//
+// Today that is the announced port. A master shows each replica's address to Sentinels, to
+// operators, and to its own FAILOVER command, which hands the mastership to a replica by
+// connecting there. So something has to answer, as a replica that is alive, up to date and never
+// to be elected: priority 0 for Sentinel, a firm no to FAILOVER's PSYNC. If nothing answered, a
+// FAILOVER would leave the master read-only, waiting for us for ever.
+//
+// It holds no data and serves none. Connections, sizes and times are bounded, and whoever
+// connects can learn no more than that a master is archived.
+package relay
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offloader/offloader/internal/stream"
+)
+
+const (
+	maxConns = 128
+	// idle is how long a connection may say nothing. Sentinels ping each second.
+	idle = 5 * time.Minute
+	// stall is how long a peer may take to accept a reply.
+	stall = 5 * time.Second
+)
+
+// Info is what a Listener says of the source and the link to it.
+type Info struct {
+	MasterHost string
+	MasterPort int
+	Up         bool      // the link streams
+	Syncing    bool      // an RDB arrives
+	LastIO     time.Time // when the last byte came, zero if never
+	DownSince  time.Time // when the link broke; zero while it is up
+	Offset     stream.Offset
+	ReplID     stream.ReplID
+}
+
+// Options of a Listener.
+type Options struct {
+	Describe func() Info  // asked at each INFO and ROLE
+	Logger   *slog.Logger // nil: silent
+}
+
+// Listener answers on the port that masters are told.
+type Listener struct {
+	o     Options
+	ln    net.Listener
+	runID string
+	began time.Time
+
+	mu    sync.Mutex
+	peers map[*peer]struct{}
+}
+
+// Listen opens the port of addr, host:port; port 0 takes a free one. Run serves it and closes it.
+func Listen(addr string, o Options) (*Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("open the announced port: %w", err)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Describe == nil {
+		o.Describe = func() Info { return Info{} }
+	}
+	var id [20]byte
+	_, _ = rand.Read(id[:]) // never fails (Go 1.24)
+	return &Listener{o: o, ln: ln, runID: hex.EncodeToString(id[:]), began: time.Now(), peers: map[*peer]struct{}{}}, nil
+}
+
+// Port is the one that is open.
+func (l *Listener) Port() int {
+	if a, ok := l.ln.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
+
+// Run serves until ctx ends, and returns its cause when the port is closed and all connections
+// have ended.
+func (l *Listener) Run(ctx context.Context) error {
+	g, alive := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-alive.Done()
+		return l.close()
+	})
+	g.Go(func() error { return l.accept(alive, g) })
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// close ends the port and all connections.
+func (l *Listener) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.ln.Close()
+	for p := range l.peers {
+		p.hangUp()
+	}
+	return err
+}
+
+func (l *Listener) accept(ctx context.Context, g *errgroup.Group) error {
+	for {
+		nc, err := l.ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = nc.Close() // it came too late to be promised anything
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("announced port %d: %w", l.Port(), err)
+		case err != nil: // no file descriptors, most likely: others may give some back
+			l.o.Logger.Warn("announced port", "port", l.Port(), "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		p := &peer{l: l, nc: nc, in: bufio.NewReaderSize(nc, maxLine)}
+		if !l.admit(ctx, p) {
+			p.say(reply("-ERR max number of clients reached"))
+			p.hangUp()
+			continue
+		}
+		g.Go(func() error {
+			p.serve()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			delete(l.peers, p)
+			return nil
+		})
+	}
+}
+
+// admit makes room for p, or tells that there is none.
+func (l *Listener) admit(ctx context.Context, p *peer) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.peers) >= maxConns || ctx.Err() != nil {
+		return false
+	}
+	l.peers[p] = struct{}{}
+	return true
+}
+
+// publish hands a message to all who subscribed to the channel, and counts them. Sentinels find
+// each other that way, and take a channel on which they don't hear themselves for dead.
+func (l *Listener) publish(channel, message string) int {
+	l.mu.Lock()
+	var to []*peer
+	for p := range l.peers {
+		if p.subscribed(channel) {
+			to = append(to, p)
+		}
+	}
+	l.mu.Unlock()
+	for _, p := range to {
+		p.say(array(bulk("message"), bulk(channel), bulk(message)))
+	}
+	return len(to)
+}
+
+// peer is one connection.
+type peer struct {
+	l  *Listener
+	nc net.Conn
+	in *bufio.Reader
+
+	// Only serve touches these.
+	queued  []command // after MULTI
+	inMulti bool
+	leaving bool // after QUIT
+
+	mu       sync.Mutex // of channels
+	channels map[string]bool
+	writing  sync.Mutex
+}
+
+// serve answers until the peer leaves, is silent for too long, or talks nonsense.
+func (p *peer) serve() {
+	defer p.hangUp()
+	for !p.leaving {
+		deadline := time.Now().Add(idle)
+		if p.subscribed("") {
+			deadline = time.Time{} // it listens; the connection's keep-alives tell when it is gone
+		}
+		if p.nc.SetReadDeadline(deadline) != nil {
+			return
+		}
+		c, err := readCommand(p.in)
+		var nonsense *protocolError
+		if errors.As(err, &nonsense) {
+			p.say(reply("-ERR Protocol error: " + nonsense.what))
+			return
+		}
+		if err != nil {
+			return // it left, or we did
+		}
+		if answer := p.handle(c); answer != nil && !p.say(answer) {
+			return
+		}
+	}
+}
+
+// say writes b whole. A peer that doesn't take it in time is left.
+func (p *peer) say(b []byte) bool {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if p.nc.SetWriteDeadline(time.Now().Add(stall)) != nil {
+		return false
+	}
+	if _, err := p.nc.Write(b); err != nil {
+		p.hangUp()
+		return false
+	}
+	return true
+}
+
+// hangUp may be called more than once.
+func (p *peer) hangUp() { _ = p.nc.Close() } // nothing was promised that could be lost
+
+// subscribed tells whether the peer listens to the channel; "" is any.
+func (p *peer) subscribed(channel string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.channels[channel] || channel == "" && len(p.channels) > 0
+}

@@ -1,0 +1,207 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/plan"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Stream gives the bytes from the snapshot to the point, gapless, in the pieces in which they
+// were received; pieces are cut where a step or the point ends. It is an archive.PieceReader.
+//
+// Long before the end is read, what holds it may have been joined and deleted. Then the same bytes
+// are looked for elsewhere.
+type Stream struct {
+	ctx  context.Context // Next of a PieceReader takes none
+	r    *Replay
+	left []plan.Step
+	cur  *stepReader
+	at   stream.Offset
+
+	lost  stream.Offset // where a file was gone last
+	tries int           // how often, there
+}
+
+// Stream begins to read the stream. Opening of files is left to Next.
+func (r *Replay) Stream(ctx context.Context) *Stream {
+	return &Stream{ctx: ctx, r: r, left: r.Steps, at: r.From.Offset}
+}
+
+// DB is the database selected at the snapshot.
+func (s *Stream) DB() int { return s.r.Info.DB }
+
+// Next gives the next piece, io.EOF behind the last one. Its Data is valid until the next call.
+func (s *Stream) Next() (stream.Piece, error) {
+	for {
+		if err := s.ctx.Err(); err != nil {
+			return stream.Piece{}, context.Cause(s.ctx)
+		}
+		if s.cur == nil {
+			if len(s.left) == 0 {
+				return stream.Piece{}, s.end()
+			}
+			cur, err := openStep(s.ctx, s.left[0])
+			if err != nil {
+				if s.elsewhere(err) {
+					continue
+				}
+				return stream.Piece{}, damaged(s.r.aim, err, s.left[0].Range)
+			}
+			s.cur = cur
+		}
+		p, err := s.cur.next()
+		if err == nil {
+			s.at = p.End()
+			return p, nil
+		}
+		if err != io.EOF {
+			if s.elsewhere(err) {
+				continue
+			}
+			return stream.Piece{}, damaged(s.r.aim, err, s.left[0].Range)
+		}
+		err = s.cur.close()
+		s.cur, s.left = nil, s.left[1:]
+		if err != nil {
+			return stream.Piece{}, err
+		}
+	}
+}
+
+// elsewhere lists the archive once more when err says that a file is gone, and goes on with what
+// holds the rest now: bytes are settled by their offsets. Files are opened where they begin, which
+// is at a boundary, so that is where the next piece begins too.
+func (s *Stream) elsewhere(err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) || s.ctx.Err() != nil {
+		return false
+	}
+	if s.lost != s.at {
+		s.lost, s.tries = s.at, 0
+	}
+	if s.tries++; s.tries >= listings {
+		return false
+	}
+	cat, err := s.r.load(s.ctx)
+	if err != nil {
+		return false
+	}
+	to := plan.Point{Kind: plan.ByOffset, Offset: s.r.To.Offset}
+	aim, err := plan.Choose(cat, plan.Request{Point: to, Timeline: s.r.Timeline.TimelineInfo.Timeline})
+	if err != nil {
+		return false
+	}
+	steps := aim.Steps(stream.Range{From: s.at, To: s.r.To.Offset})
+	if len(steps) == 0 || s.Close() != nil {
+		return false
+	}
+	s.left = steps
+	return true
+}
+
+// end makes sure that nothing was left out.
+func (s *Stream) end() error {
+	if s.at != s.r.To.Offset {
+		return fmt.Errorf("the plan for %s ends at offset %d, not at %d", s.r.Source, s.at, s.r.To.Offset)
+	}
+	return io.EOF
+}
+
+// Close closes what is open.
+func (s *Stream) Close() error {
+	if s.cur == nil {
+		return nil
+	}
+	err := s.cur.close()
+	s.cur = nil
+	return err
+}
+
+// stepReader reads what a step takes of its segment, and checks that it is there.
+type stepReader struct {
+	step   plan.Step
+	pieces archive.PieceReader
+	at     stream.Offset // of the next byte that is wanted
+}
+
+func openStep(ctx context.Context, step plan.Step) (*stepReader, error) {
+	pieces, err := step.Segment.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", segmentName(step), err)
+	}
+	return &stepReader{step, pieces, step.Range.From}, nil
+}
+
+func segmentName(step plan.Step) string {
+	if step.Segment.Name == "" {
+		return "the spool's part " + step.Segment.Range.String()
+	}
+	return step.Timeline + "/" + step.Segment.Name
+}
+
+// next gives the next piece of the step. Before io.EOF, what the step leaves out at the end of
+// the segment is read too.
+func (s *stepReader) next() (stream.Piece, error) {
+	for {
+		p, err := s.pieces.Next()
+		if err == io.EOF {
+			if s.at < s.step.Range.To {
+				return p, s.gap("ends", s.at)
+			}
+			return p, io.EOF
+		}
+		if err != nil {
+			return p, err
+		}
+		r := s.step.Range
+		if p.End() <= s.at || p.At >= r.To {
+			continue
+		}
+		if p.At > s.at {
+			return p, s.gap("goes on", p.At)
+		}
+		if cut := int(s.at - p.At); cut > 0 {
+			// The step begins at a boundary, so what is left begins with a command.
+			p.At, p.Data, p.First = s.at, p.Data[cut:], 0
+			if p.Blank {
+				p.First = -1
+			}
+		}
+		if over := p.End() - r.To; over > 0 {
+			p.Data = p.Data[:len(p.Data)-int(over)]
+			if p.First >= len(p.Data) {
+				p.First = -1
+			}
+		}
+		s.at = p.End()
+		return p, nil
+	}
+}
+
+// gap is a reader that didn't keep to its range. That is checked where segments are read, so
+// what is here is a file that is damaged in a way nobody thought of.
+func (s *stepReader) gap(what string, at stream.Offset) error {
+	return &archive.DamageError{
+		Name: segmentName(s.step),
+		What: fmt.Sprintf("it %s at offset %d where %d was to follow", what, at, s.at),
+	}
+}
+
+func (s *stepReader) close() error { return s.pieces.Close() }
+
+// drain reads a step to its end for the checksum there.
+func (s *stepReader) drain() error {
+	for {
+		if _, err := s.next(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}

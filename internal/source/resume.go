@@ -1,0 +1,460 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/resp"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/syncer"
+)
+
+// resumePoint is where a timeline that the spool doesn't hold can be continued as a branch.
+type resumePoint struct {
+	timeline string
+	id       stream.ReplID
+	at       stream.Cursor
+}
+
+// branchPoint is a branch that was asked of the master.
+type branchPoint struct {
+	resumePoint
+	reason string
+	lost   stream.Range // the parent's bytes that the branch leaves out
+}
+
+// outage is a time of which nothing is known: the link was down, and what was written meanwhile
+// has not all arrived.
+type outage struct {
+	from     stream.Time
+	at       stream.Offset // where the stream stood
+	cause    string
+	until    stream.Offset // the master's offset when the link was up again; 0: not known
+	waitFrom time.Time     // after a full sync: when the stream could begin
+	missed   bool          // some of what was missed has arrived, before a restart
+}
+
+// event is what becomes of the outage in the archive.
+func (o *outage) event(to stream.Offset, over stream.Time) archive.Event {
+	return archive.Event{Kind: archive.EventOutage, Offset: o.at, Time: over, From: o.from, To: to, Cause: o.cause}
+}
+
+// shortRead is a read that did not empty a full socket buffer, less than the smallest that the
+// link reads into: with INFO not permitted, the first one tells that the link has caught up.
+const shortRead = 16 << 10
+
+// over tells whether bytes up to end, n of them in the last read, have caught up.
+func (o *outage) over(end stream.Offset, n int, now time.Time) bool {
+	switch {
+	case o.until > 0:
+		return end >= o.until
+	case !o.waitFrom.IsZero() && now.Sub(o.waitFrom) > 3*time.Second:
+		return true
+	}
+	return n < shortRead
+}
+
+// resumed prepares for the first connection after a start.
+func (s *Source) resumed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == nil {
+		return
+	}
+	_, alive := s.cur.Received()
+	s.outage = &outage{from: alive, at: s.cur.Boundary().Offset, cause: "offloader was not running"}
+	open, ok, err := s.cur.Outage()
+	if err != nil {
+		s.log.Error("could not read of an outage that was not over", "error", err)
+	}
+	if ok {
+		s.outage.from, s.outage.at = min(open.From, alive), open.Offset
+		s.outage.cause = open.Cause + "; then " + s.outage.cause
+		s.outage.missed = s.cur.Boundary().Offset > open.Offset
+	}
+	s.log.Info("the spool holds a timeline to go on with", "timeline", s.cur.Info().Timeline, "offset", s.cur.Boundary().Offset, "replid", s.cur.ReplID())
+}
+
+// caughtUp ends an outage, and notes it when bytes were missed during it.
+func (s *Source) caughtUp(cur *spool.Timeline, missed bool) {
+	s.mu.Lock()
+	out := s.outage
+	s.outage = nil
+	s.mu.Unlock()
+	if out == nil {
+		return
+	}
+	now := time.Now()
+	if !out.waitFrom.IsZero() && now.Sub(out.waitFrom) > 3*time.Second {
+		missed = false // the first bytes after a full sync came so late that nothing was waiting
+	}
+	_, last := cur.Received()
+	at := max(stream.TimeOf(now), last)
+	event := out.event(cur.Boundary().Offset, at)
+	missed = missed || out.missed
+	var err error
+	if missed {
+		err = cur.AddEvent(event)
+	}
+	if err == nil {
+		err = cur.ClearOutage()
+	}
+	if err == nil && !missed {
+		return
+	}
+	if err != nil {
+		s.log.Error("could not note an outage of the link", "error", err)
+		s.mu.Lock()
+		s.outage = out // with the next bytes it is tried again
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Lock()
+	s.since = at
+	s.mu.Unlock()
+	s.log.Info("the link has caught up", "missed", int64(event.To-out.at), "since", out.from, "cause", out.cause)
+}
+
+// Resume says what to ask the master for: the stream behind the last boundary, or, where that
+// master is known to have lost our tail, behind a boundary that it shares.
+func (s *Source) Resume(m syncer.Master) syncer.Resume {
+	s.mu.Lock()
+	cur, lost := s.cur, s.lost
+	s.branch = nil
+	s.mu.Unlock()
+	if cur == nil {
+		if lost == nil {
+			return syncer.Resume{}
+		}
+		s.askBranch(branchPoint{resumePoint: *lost, reason: "the spool was lost; the store ends here"})
+		return syncer.Resume{ID: lost.id, Offset: lost.at.Offset}
+	}
+	at, err := cur.Cut()
+	if err != nil {
+		s.log.Error("could not cut the spool back to the last boundary", "error", err)
+	}
+	r := syncer.Resume{ID: cur.ReplID(), Offset: at.Offset}
+	if m.Permitted && m.ReplID != r.ID && m.ReplID2 == r.ID && m.SecondOffset > 0 && m.SecondOffset-1 < at.Offset {
+		// A failover that left out our tail. What both have ends at SecondOffset-1 (redis,
+		// replication.c: shiftReplicationId).
+		shared, err := s.boundaryBefore(cur, m.SecondOffset-1)
+		if err != nil {
+			s.log.Warn("the master lost our tail, and the boundary before it can't be found: a full sync follows", "error", err)
+			return r
+		}
+		s.askBranch(branchPoint{
+			resumePoint: resumePoint{timeline: cur.Info().Timeline, id: r.ID, at: shared},
+			reason:      fmt.Sprintf("a failover: the new master never had the %d bytes from offset %d on", at.Offset-shared.Offset, shared.Offset),
+			lost:        stream.Range{From: shared.Offset, To: at.Offset},
+		})
+		r.Offset = shared.Offset
+	}
+	return r
+}
+
+func (s *Source) askBranch(b branchPoint) {
+	s.mu.Lock()
+	s.branch = &b
+	s.mu.Unlock()
+}
+
+// boundaryBefore is the last boundary of t at or before an offset, found in what the spool or
+// the store still holds.
+func (s *Source) boundaryBefore(t *spool.Timeline, at stream.Offset) (stream.Cursor, error) {
+	info := t.Info()
+	if at < info.Offset {
+		return stream.Cursor{}, fmt.Errorf("offset %d is before the timeline's beginning", at)
+	}
+	if at >= t.Trimmed() {
+		r, err := t.Reader(stream.Range{From: t.Trimmed(), To: t.Boundary().Offset})
+		if err != nil {
+			return stream.Cursor{}, err
+		}
+		return lastBoundary(r, t.Trimmed(), at)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cat, err := archive.Load(ctx, s.o.Store, s.o.Name)
+	if err != nil {
+		return stream.Cursor{}, err
+	}
+	for _, stored := range cat.Timelines {
+		if stored.Timeline != info.Timeline {
+			continue
+		}
+		for _, seg := range stored.Segments {
+			if seg.From <= at && at < seg.To {
+				r, err := seg.Open(ctx)
+				if err != nil {
+					return stream.Cursor{}, err
+				}
+				return lastBoundary(r, seg.From, at)
+			}
+		}
+	}
+	return stream.Cursor{}, fmt.Errorf("offset %d is neither in the spool nor in the store", at)
+}
+
+// lastBoundary reads from a boundary on and gives the last one at or before an offset. It closes r.
+func lastBoundary(r archive.PieceReader, from, at stream.Offset) (c stream.Cursor, err error) {
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var f *resp.Framer
+	for {
+		p, err := r.Next()
+		if f == nil {
+			c = stream.Cursor{Offset: from, DB: r.DB()}
+			f = resp.NewFramer(c)
+		}
+		if errors.Is(err, io.EOF) {
+			return c, nil
+		}
+		if err != nil {
+			return c, err
+		}
+		for data := p.Data; len(data) > 0; {
+			var n int
+			if p.Blank {
+				n, _, _, err = f.Feed(data)
+			} else {
+				n, _, err = f.Next(data)
+			}
+			if err != nil {
+				return c, err
+			}
+			data = data[n:]
+			if b := f.Boundary(); b.Offset > at {
+				return c, nil
+			} else if b.Offset > c.Offset {
+				c = stream.Cursor{Offset: b.Offset, DB: b.DB, Time: p.Time}
+			}
+		}
+	}
+}
+
+// beginBranch makes the branch that the master has agreed to continue.
+func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, now time.Time) error {
+	parent := s.before()
+	info := archive.TimelineInfo{
+		Format: archive.FormatVersion, Source: s.o.Name, ReplID: id, Offset: b.at.Offset, Began: stream.TimeOf(now),
+		Parent: &archive.Parent{Timeline: b.timeline, Offset: b.at.Offset},
+		Spool:  s.o.Spool.ID(), Reason: b.reason, Engine: m.Engine, Version: m.Version,
+	}
+	info.Timeline = s.freeName(info.Began, id)
+	at := b.at
+	if at.Time == 0 {
+		at.Time = info.Began
+	}
+	t, err := s.src.Branch(info, at)
+	if err != nil {
+		return err
+	}
+	if parent != nil {
+		if b.lost.Len() > 0 {
+			if err := s.noteLost(parent, b, now); err != nil {
+				return err
+			}
+		}
+		s.end(parent, causeOfEnd(info))
+	}
+	s.mu.Lock()
+	s.cur, s.lost = t, nil
+	if parent == nil {
+		s.orphan = &b
+	}
+	from := at.Time
+	if s.outage != nil {
+		from = min(from, s.outage.from)
+	}
+	s.outage = &outage{from: from, at: at.Offset, cause: b.reason}
+	if m.Permitted {
+		s.outage.until = m.Offset
+	}
+	nothing, out := m.Permitted && m.Offset == at.Offset, *s.outage
+	s.lastByte = now
+	s.mu.Unlock()
+	if nothing {
+		s.caughtUp(t, false)
+	} else if err := t.SetOutage(out.event(0, 0)); err != nil {
+		return err
+	}
+	s.log.Warn("a branch has begun", "timeline", info.Timeline, "parent", b.timeline, "offset", at.Offset, "reason", b.reason, "lost", b.lost.Len())
+	return nil
+}
+
+// noteLost tells of writes that were archived, perhaps acknowledged, and that the branch leaves
+// out: which bytes, how many commands, and from when.
+func (s *Source) noteLost(parent *spool.Timeline, b branchPoint, now time.Time) error {
+	event := archive.Event{Kind: archive.EventLost, Offset: b.lost.From, To: b.lost.To, From: b.at.Time, Time: stream.TimeOf(now), Cause: b.reason}
+	if b.lost.From >= parent.Trimmed() { // else they are in the store, and `log` counts them
+		r, err := parent.Reader(b.lost)
+		if err == nil {
+			event.Commands, err = countCommands(r, b.lost.From)
+		}
+		if err != nil {
+			return fmt.Errorf("count what a failover lost: %w", err)
+		}
+	}
+	return parent.AddEvent(event)
+}
+
+// countCommands counts the whole commands that r gives from a boundary on. It closes r.
+func countCommands(r archive.PieceReader, from stream.Offset) (n int64, err error) {
+	defer func() { err = errors.Join(err, r.Close()) }()
+	commands := resp.NewCommands(stream.Cursor{Offset: from})
+	for {
+		p, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err == nil {
+			err = commands.Each(p, func(c *resp.Command) error {
+				if !c.Is("PING") && !c.Is("SELECT") && !c.Is("REPLCONF") && !c.Is("MULTI") && !c.Is("EXEC") {
+					n++
+				}
+				return nil
+			})
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// end notes that a timeline got its last byte.
+func (s *Source) end(t *spool.Timeline, cause string) {
+	at := t.Boundary()
+	if open, ok, err := t.Outage(); err == nil && ok && at.Offset > open.Offset {
+		open.To, open.Time = at.Offset, max(at.Time, 1) // it never caught up
+		if err := t.AddEvent(open); err != nil {
+			s.log.Error("could not note an outage of the link", "error", err)
+		}
+	}
+	if err := t.AddEvent(archive.Event{Kind: archive.EventEnded, Offset: at.Offset, Time: max(at.Time, 1), Cause: cause}); err != nil {
+		s.log.Error("could not note the end of a timeline", "timeline", t.Info().Timeline, "error", err)
+	}
+	s.mu.Lock()
+	s.ended[t] = true
+	s.mu.Unlock()
+}
+
+// findWhereStoreEnds looks in the store, when the spool holds nothing, for the newest timeline
+// and its last boundary: the archive goes on there as a branch, without a full sync where the
+// master allows. It tries until the store has answered.
+func (s *Source) findWhereStoreEnds(ctx context.Context) {
+	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+		lost, names, err := s.storeEnd(ctx)
+		if err == nil {
+			s.mu.Lock()
+			s.names = names
+			if s.cur == nil {
+				s.lost = lost
+			}
+			s.mu.Unlock()
+			if lost != nil {
+				s.log.Info("the spool holds nothing: going on where the store ends", "timeline", lost.timeline, "offset", lost.at.Offset)
+			}
+			return
+		}
+		s.mu.Lock()
+		held := s.cur != nil
+		s.mu.Unlock()
+		if held {
+			return // the store's names only serve to find free ones
+		}
+		s.log.Error("the store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "store", s.o.Store.String(), "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// storeEnd lists the store's timelines, and reads the last segment of the newest.
+func (s *Source) storeEnd(ctx context.Context) (*resumePoint, map[string]bool, error) {
+	cat, err := archive.Load(ctx, s.o.Store, s.o.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	names := map[string]bool{}
+	for _, t := range cat.Timelines {
+		names[t.Timeline] = true
+	}
+	held, err := s.lookBack(cat)
+	if err != nil {
+		return nil, nil, err
+	}
+	if held || len(cat.Timelines) == 0 {
+		return nil, names, nil
+	}
+	t := cat.Timelines[len(cat.Timelines)-1]
+	at := stream.Cursor{Offset: -1}
+	for _, snap := range t.Snapshots {
+		info, err := snap.Info(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		at = stream.Cursor{Offset: snap.Offset, DB: info.DB, Time: snap.Time}
+	}
+	if n := len(t.Segments); n > 0 {
+		last := t.Segments[n-1]
+		for _, seg := range t.Segments {
+			if seg.To > last.To {
+				last = seg
+			}
+		}
+		if last.To > at.Offset {
+			r, err := last.Open(ctx)
+			if err != nil {
+				return nil, nil, err
+			}
+			if at, err = lastBoundary(r, last.From, last.To); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	if at.Offset < 0 {
+		return nil, names, nil // nothing but a name
+	}
+	return &resumePoint{timeline: t.Timeline, id: t.ReplIDAt(at.Offset), at: at}, names, nil
+}
+
+// lookBack finds from when on every moment of the spool's timeline can be restored, and its last
+// snapshot. held says that the spool holds one.
+func (s *Source) lookBack(cat *archive.Catalog) (held bool, err error) {
+	s.mu.Lock()
+	cur := s.cur
+	s.mu.Unlock()
+	if cur == nil {
+		return false, nil
+	}
+	views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
+	if err != nil {
+		return true, err
+	}
+	for _, v := range views {
+		cat.Add(v)
+	}
+	t := cat.Timeline(cur.Info().Timeline)
+	windows, err := cat.Windows(t)
+	if err != nil {
+		return true, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur != cur {
+		return true, nil
+	}
+	if n := len(windows); n > 0 && s.since == 0 {
+		s.since = windows[n-1].From.Time
+	}
+	if n := len(t.Snapshots); n > 0 && s.snapshot == nil {
+		last := t.Snapshots[n-1]
+		s.snapshot = &Moment{Offset: last.Offset, Time: last.Time}
+	}
+	return true, nil
+}

@@ -1,0 +1,112 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Encoders are the compressors that all sources of a daemon share: few, so that memory does not
+// follow the number of sources.
+type Encoders struct{ idle chan *zstd.Encoder }
+
+// NewEncoders makes n of them.
+func NewEncoders(n int) (*Encoders, error) {
+	e := &Encoders{make(chan *zstd.Encoder, n)}
+	for range n {
+		enc, err := archive.NewEncoder()
+		if err != nil {
+			return nil, err
+		}
+		e.idle <- enc
+	}
+	return e, nil
+}
+
+// take waits for an encoder; give gives it back.
+func (e *Encoders) take(ctx context.Context) (*zstd.Encoder, error) {
+	select {
+	case enc := <-e.idle:
+		return enc, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (e *Encoders) give(enc *zstd.Encoder) {
+	enc.Reset(nil) // forgets the file
+	e.idle <- enc
+}
+
+// seal makes a segment of a range of the spool and stores it. It is written beside the spool
+// first, since its name holds its checksum.
+func (sh *shipper) seal(ctx context.Context, t *spool.Timeline, r stream.Range) (name archive.SegmentName, err error) {
+	enc, err := sh.s.o.Encoders.take(ctx) // first: whoever waits for one needs no memory
+	if err != nil {
+		return name, err
+	}
+	defer sh.s.o.Encoders.give(enc)
+	pieces, err := t.Reader(r)
+	if err != nil {
+		return name, fmt.Errorf("seal %s: %w", r, err)
+	}
+	defer func() { err = errors.Join(err, pieces.Close()) }()
+	tmp, err := os.Create(filepath.Join(sh.dir, "seal.tmp"))
+	if err != nil {
+		return name, fmt.Errorf("seal %s: %w", r, err)
+	}
+	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
+
+	w, err := archive.NewSegmentWriter(tmp, enc, archive.SegmentHead{
+		Source: sh.s.o.Name, Timeline: t.Info().Timeline, ReplID: pieces.ReplID(),
+		From: stream.Cursor{Offset: r.From, DB: pieces.DB()},
+	})
+	if err != nil {
+		return name, fmt.Errorf("seal %s: %w", r, err)
+	}
+	for {
+		p, err := pieces.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			err = w.Write(p)
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return name, fmt.Errorf("seal %s: %w", r, err)
+		}
+	}
+	if name, err = w.Close(); err != nil {
+		return name, fmt.Errorf("seal %s: %w", r, err)
+	}
+	if name.Range != r {
+		return name, fmt.Errorf("seal %s: the spool gave %s", r, name.Range)
+	}
+	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
+		return name, err
+	}
+	err = sh.s.o.Store.Put(ctx, sh.path(t, name.String()), tmp)
+	if errors.Is(err, fs.ErrExist) {
+		err = nil // from before a crash: its name has the sum of its bytes
+	}
+	return name, err
+}
+
+// path is the name in the store of a timeline's file.
+func (sh *shipper) path(t *spool.Timeline, name string) string {
+	return path.Join(sh.s.o.Name, t.Info().Timeline, name)
+}

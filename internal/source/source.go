@@ -1,0 +1,252 @@
+// Package source archives one master: it stands between the link, the spool and the store.
+//
+// What the link receives goes to the spool, and the spool's durable offset goes back as the
+// acknowledgement (sink.go). Behind the spool, at its own pace, the shipper brings what the spool
+// holds to the store and lets the spool go of it (ship.go, seal.go). The two share nothing but
+// the spool: a store that is away or slow is never felt on the link, until the spool is full.
+//
+// A timeline begins with a full sync or as a branch, and goes on through restarts of either side
+// for as long as the master can continue where the spool ends (resume.go).
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/relay"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/syncer"
+)
+
+// Store is where the archive lives, as far as a source needs it.
+type Store interface {
+	archive.Files
+	Put(ctx context.Context, name string, r io.Reader) error
+	Delete(ctx context.Context, name string) error
+	String() string
+}
+
+// Options say what to archive, how, and where to.
+type Options struct {
+	Name     string
+	Link     syncer.Options // Listen, BudgetPath, Acked and Logger are set by New
+	Spool    *spool.Spool
+	Store    Store
+	Encoders *Encoders
+	Logger   *slog.Logger
+	Metrics  Observer // may be nil
+
+	Interval time.Duration // a byte is stored at this age at the latest; default 10 s
+	Target   int64         // bytes of stream in a compacted segment; default 64 MiB
+	MaxSpan  time.Duration // a compacted segment is due after this time, however small; default 1 h
+}
+
+// An Observer is told of what takes time.
+type Observer interface {
+	// Acked is told how long the bytes up to an acknowledgement had been waiting for it.
+	Acked(source string, took time.Duration)
+}
+
+// Source is one master being archived.
+type Source struct {
+	o    Options
+	log  *slog.Logger
+	link *syncer.Link
+
+	mu       sync.Mutex
+	src      *spool.Source   // nil before Run
+	cur      *spool.Timeline // nil before the first snapshot, and while a full sync runs
+	names    map[string]bool // of the timelines that the store knew at the start
+	lost     *resumePoint    // where the store ends, when the spool holds nothing
+	branch   *branchPoint    // asked of the master, and not answered yet
+	orphan   *branchPoint    // begun, and its parent in the store doesn't know yet that it has ended
+	ended    map[*spool.Timeline]bool
+	outage   *outage // the link is down, or has not caught up
+	lastByte time.Time
+	downAt   time.Time // when the last connection ended
+	roomErr  error
+	shipped  shipped
+	since    stream.Time // from when on every moment can be restored
+	snapshot *Moment     // the newest timeline's last
+
+	listening bool // on the announced port; the link's goroutine asks
+
+	clock clock
+	waits ackWaits
+}
+
+// New makes a source; Run makes it live.
+func New(o Options) *Source {
+	if o.Interval == 0 {
+		o.Interval = 10 * time.Second
+	}
+	if o.Target == 0 {
+		o.Target = min(64<<20, o.Spool.MaxSize()/8)
+	}
+	if o.MaxSpan == 0 {
+		o.MaxSpan = time.Hour
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{}}
+	s.o.Link.Logger = s.log
+	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")
+	s.o.Link.Acked = s.acked
+	return s
+}
+
+// Name is the source's name in the configuration and the archive.
+func (s *Source) Name() string { return s.o.Name }
+
+// Run archives until ctx ends. Then it makes all that it received durable, brings it to the store
+// if that takes seconds only, and returns. It fails when the spool can't be opened; all else it
+// waits out.
+func (s *Source) Run(ctx context.Context) error {
+	src, err := s.o.Spool.Source(s.o.Name)
+	if err != nil {
+		return fmt.Errorf("source %s: open its spool: %w", s.o.Name, err)
+	}
+	s.mu.Lock()
+	s.src = src
+	if all := src.Timelines(); len(all) > 0 {
+		s.cur = all[len(all)-1]
+	}
+	s.mu.Unlock()
+	s.endAgain(src.Timelines())
+	s.resumed()
+
+	g, alive := errgroup.WithContext(ctx)
+	s.mu.Lock()
+	s.o.Link.Listen = func(ip string) (int, error) { return s.listen(alive, g, ip) }
+	s.link = syncer.New(s.o.Link, s)
+	s.mu.Unlock()
+	shipping, stopShipping := context.WithCancel(context.WithoutCancel(ctx))
+	shipperEnded := make(chan struct{})
+	go func() { // outlives the link, to ship what it brought last
+		defer close(shipperEnded)
+		s.ship(shipping)
+	}()
+	held := len(src.Timelines()) > 0
+	if held {
+		g.Go(func() error { s.findWhereStoreEnds(alive); return nil })
+	}
+	g.Go(func() error {
+		if !held {
+			s.findWhereStoreEnds(alive)
+		}
+		return s.link.Run(alive)
+	})
+	g.Go(func() error { return s.tick(alive) })
+	err = g.Wait()
+	stopShipping()
+	<-shipperEnded
+	s.mu.Lock()
+	s.cur = nil
+	s.mu.Unlock()
+	err = errors.Join(ignoreEnd(ctx, err), src.Close())
+	if err != nil {
+		return fmt.Errorf("source %s: %w", s.o.Name, err)
+	}
+	return nil
+}
+
+// endAgain notes the ends of all timelines but the newest, and what branches left out: the last
+// crash may have come before that was done. What was noted then has the same names, and stays.
+func (s *Source) endAgain(all []*spool.Timeline) {
+	for i := 1; i < len(all); i++ {
+		t, next := all[i-1], all[i].Info()
+		if end := t.Boundary().Offset; next.Parent != nil && next.Offset < end {
+			b := branchPoint{resumePoint: resumePoint{at: stream.Cursor{Offset: next.Offset}}, reason: next.Reason, lost: stream.Range{From: next.Offset, To: end}}
+			if err := s.noteLost(t, b, next.Began.Go()); err != nil {
+				s.log.Error("could not note what a branch left out", "timeline", next.Timeline, "error", err)
+			}
+		}
+		s.end(t, causeOfEnd(next))
+	}
+}
+
+// causeOfEnd is why a timeline ended when next began.
+func causeOfEnd(next archive.TimelineInfo) string {
+	if next.Parent != nil {
+		return "a branch began timeline " + next.Timeline + ": " + next.Reason
+	}
+	return "a full sync began timeline " + next.Timeline + ": " + next.Reason
+}
+
+// ignoreEnd forgives what breaks because ctx ended.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
+		return nil
+	}
+	return err
+}
+
+// listen opens the port that the master is told, and answers there for as long as Run runs. Where
+// another port is announced (a container's, mapped one to one), that one is opened, on all
+// addresses.
+func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int, error) {
+	address, port := net.JoinHostPort(ip, "0"), s.o.Link.Announce.Port
+	if port > 0 {
+		if s.listening {
+			return port, nil
+		}
+		address = net.JoinHostPort("", strconv.Itoa(port))
+	}
+	l, err := relay.Listen(address, relay.Options{Describe: s.describe, Logger: s.log})
+	if err != nil {
+		return 0, err
+	}
+	s.listening = true
+	g.Go(func() error { return l.Run(ctx) })
+	return l.Port(), nil
+}
+
+// tick notes the passing of time: signs of life on a silent link, steps of the clock.
+func (s *Source) tick(ctx context.Context) error {
+	every := time.NewTicker(time.Second)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-every.C:
+			s.ticked(now)
+		}
+	}
+}
+
+func (s *Source) ticked(now time.Time) {
+	s.mu.Lock()
+	cur, up, quiet := s.cur, s.outage == nil, now.Sub(s.lastByte) >= time.Second
+	s.mu.Unlock()
+	step, was := s.clock.step(now)
+	if cur == nil {
+		return
+	}
+	if step {
+		at := cur.Boundary()
+		event := archive.Event{Kind: archive.EventClock, Offset: at.Offset, Time: stream.TimeOf(now), From: stream.TimeOf(was)}
+		s.log.Warn("the clock of this host was stepped: times of the archive stand still until it has caught up, or jump with it", "from", was, "to", now)
+		if err := cur.AddEvent(event); err != nil {
+			s.log.Error("could not note the step of the clock", "error", err)
+		}
+	}
+	if up && quiet {
+		if err := cur.Alive(now); err != nil {
+			s.log.Debug("could not note that the link is alive", "error", err)
+		}
+	}
+}

@@ -1,0 +1,281 @@
+// Package syncer is the link: it speaks to a master as a replica that keeps nothing.
+//
+// It dials, proves who it is, asks the master to go on where the Sink's bytes end, and hands
+// over what comes: an RDB where the master must begin anew, then the stream, byte for byte, for
+// as long as it lasts. When it ends, for whatever reason, the link comes back after a pause, for
+// ever. What it answers with is one number, the offset that the Sink has made durable: once a
+// second, and at once whenever it rises.
+//
+//	handshake.go  AUTH … PSYNC, one step at a time; what INFO says (master.go)
+//	transfer.go   the RDB: walked as it passes, its end found by structure
+//	receive.go    stream bytes to the Sink
+//	ack.go        REPLCONF ACK and FACK
+//	budget.go     full resyncs cost the master a fork each: how many, how often
+//	refusal.go    everything that a master can say no with, and what to do about it
+//	status.go     what the link is doing, for people
+//
+// Promised: nothing is acknowledged that the Sink has not called durable; nothing is sent but
+// what a replica may send; all bytes that the master sent before it closed are delivered.
+package syncer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/offloader/offloader/internal/rdbwalk"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Resume is what to ask a master for: the stream from Offset on, in the history ID. The zero
+// Resume says that nothing is held.
+type Resume struct {
+	ID     stream.ReplID
+	Offset stream.Offset
+}
+
+// A Sink takes what arrives. Its methods are called from one goroutine, in the order of the
+// stream, but for Durable and Committed, which the acknowledging goroutine calls.
+type Sink interface {
+	// Ready blocks while there is no room for what a master may send.
+	Ready(ctx context.Context) error
+	// Resume says what to ask m for; m has only its address where INFO is not permitted.
+	Resume(m Master) Resume
+	// Continued says that the bytes behind r.Offset follow, under id, which may be new.
+	Continued(m Master, r Resume, id stream.ReplID) error
+	// FullSync says that an RDB follows, the dataset at the offset at of the history id, and then
+	// the stream from there. size is that of the RDB, -1 if the master doesn't know it. From here
+	// on Durable is 0 until that RDB is durable.
+	FullSync(m Master, id stream.ReplID, at stream.Offset, size int64) (Incoming, error)
+	// Receive takes stream bytes as they come, in order, split anywhere. p is not to be kept.
+	Receive(p []byte, now time.Time) error
+	// Durable is the offset that may be acknowledged, 0 before the first snapshot is durable. It
+	// falls in FullSync only.
+	Durable() stream.Offset
+	// Committed gets a value when Durable has risen. Its capacity is 1.
+	Committed() <-chan struct{}
+	// Down says that the connection has ended, once for each in which Continued or FullSync
+	// returned nil, when all that it brought has been handed over.
+	Down(cause error)
+}
+
+// Incoming takes an RDB. One of Whole and Discard ends it.
+type Incoming interface {
+	io.Writer
+	// Whole says that all of it was written, and is sound as far as s tells.
+	Whole(s rdbwalk.Summary) error
+	// Discard says that it won't become whole, or is damaged.
+	Discard(cause error)
+}
+
+// Announce is where the master is told that we listen, where that isn't the address the link
+// comes from: behind NAT, in a container.
+type Announce struct {
+	Host string
+	Port int
+}
+
+// Options say which master, who we are, and how long to wait. Zero durations mean the default.
+type Options struct {
+	Address  string // host:port
+	Username string // "": the default user
+	// Password is asked before each connection, so that a file can change. nil or "": none.
+	Password func() (string, error)
+	TLS      *tls.Config // nil: plain
+
+	Announce Announce
+	// Listen opens the announced port on the address that the link comes from, and returns it. It
+	// is called when that address changes. FAILOVER on a master may connect there.
+	Listen func(ip string) (port int, err error)
+
+	BudgetPath string              // JSON file that the full-resync budget survives a restart in; "": it doesn't
+	Acked      func(stream.Offset) // told of each ACK when it was sent; may be nil
+	Logger     *slog.Logger        // nil: silent
+
+	DialTimeout  time.Duration // 5 s, TLS handshake included
+	ReplyTimeout time.Duration // 10 s for each reply but PSYNC's
+	ReadTimeout  time.Duration // without a byte; default: the master's repl-timeout where it tells, else 60 s
+	WriteTimeout time.Duration // 30 s
+}
+
+const (
+	ackEvery = time.Second
+	// Behind an RDB so many ACKs go out so quickly: the master notices its child's end within
+	// 100 ms, and lets WAIT count us from the first ACK after it.
+	ackQuickly = 100 * time.Millisecond
+	quickAcks  = 20
+	// defaultReplTimeout is the engines' own default for repl-timeout.
+	defaultReplTimeout = 60 * time.Second
+	// steady is how long a connection must have streamed to be no part of a row of failures.
+	steady = 10 * time.Second
+	// recheck is how often a master is asked again while a full resync waits: it may have become
+	// able to continue.
+	recheck = 30 * time.Second
+)
+
+// Link is the replication connection to one master, and all that come after it.
+type Link struct {
+	o    Options
+	sink Sink
+	log  *slog.Logger
+	dial func(ctx context.Context, address string) (net.Conn, error)
+
+	// Only Run's goroutine, and what it waits for, touch these.
+	budget     Budget
+	tries      int    // connections that failed in a row
+	said       string // the failure that was logged last
+	saidAt     time.Time
+	expectFull bool // the last resync was a full one, and was not foreseen
+	cut        cut  // how the last transfer ended, if badly
+	localIP    string
+	port       int // announced for localIP
+
+	live  live
+	mu    sync.Mutex
+	state Status
+}
+
+// New makes a link; Run makes it live.
+func New(o Options, sink Sink) *Link {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.DialTimeout = orDefault(o.DialTimeout, 5*time.Second)
+	o.ReplyTimeout = orDefault(o.ReplyTimeout, 10*time.Second)
+	o.WriteTimeout = orDefault(o.WriteTimeout, 30*time.Second)
+	l := &Link{o: o, sink: sink, log: o.Logger}
+	l.dial = func(ctx context.Context, address string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}
+	l.state = Status{Phase: Connecting, Since: time.Now(), Master: Master{Addr: o.Address}, Errors: map[Kind]int64{}}
+	return l
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
+
+// Run connects, and connects again, until ctx ends; its cause is then returned. All that it
+// started has ended by then.
+func (l *Link) Run(ctx context.Context) error {
+	l.budget = l.loadBudget(time.Now())
+	next := l.budget.Next(time.Now())
+	l.change(func(s *Status) { s.NextFullResync = next })
+	for {
+		err := l.attempt(ctx)
+		if ctx.Err() != nil {
+			l.phase(Stopped, "", time.Time{})
+			return context.Cause(ctx)
+		}
+		pause := l.failed(err, time.Now())
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// attempt is one connection, from the dial to its end. It always ends in an error.
+func (l *Link) attempt(ctx context.Context) error {
+	l.phase(Waiting, "for room in the spool", time.Time{})
+	if err := l.sink.Ready(ctx); err != nil {
+		return fmt.Errorf("wait for room in the spool: %w", err)
+	}
+	l.phase(Connecting, "", time.Time{})
+	nc, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return newConn(l, nc).run(ctx)
+}
+
+// connect dials, and makes the TLS handshake.
+func (l *Link) connect(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.o.DialTimeout)
+	defer cancel()
+	nc, err := l.dial(ctx, l.o.Address)
+	if err != nil {
+		return nil, unreachable(l.o.Address, err)
+	}
+	if l.o.TLS == nil {
+		return nc, nil
+	}
+	config := l.o.TLS.Clone()
+	if config.ServerName == "" {
+		if host, _, err := net.SplitHostPort(l.o.Address); err == nil {
+			config.ServerName = host
+		}
+	}
+	secure := tls.Client(nc, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(tlsRefused(l.o.Address, err), ignoreClosed(nc.Close()))
+	}
+	return secure, nil
+}
+
+// ignoreClosed drops the error that says that somebody else has closed a connection before.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// failed takes note of how a connection ended and says how long to wait before the next.
+func (l *Link) failed(err error, now time.Time) time.Duration {
+	var budget *BudgetError
+	if errors.As(err, &budget) {
+		l.phase(Waiting, budget.Why, budget.Until)
+		l.note(err, now)
+		// Asked again now and then: neither a storm, nor an hour's sleep over a master that could
+		// go on after all.
+		return min(budget.Until.Sub(now), jitter(recheck))
+	}
+	l.note(err, now)
+	longest := 30 * time.Second
+	var refusal *RefusalError
+	if errors.As(err, &refusal) && refusal.Passing {
+		longest = 2 * time.Second
+	}
+	pause := backoff(l.tries, longest)
+	l.tries++
+	l.phase(Waiting, "to connect again", now.Add(pause))
+	return pause
+}
+
+// backoff is the pause after the failure number n in a row, from 0: 100 ms doubling to longest,
+// less up to half, so that many links don't come back at once.
+func backoff(n int, longest time.Duration) time.Duration {
+	return jitter(min(longest, 100*time.Millisecond<<min(n, 20)))
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)/2+1))
+}
+
+// note keeps the failure for Status, and logs it unless it was just said.
+func (l *Link) note(err error, now time.Time) {
+	kind, hint := KindOf(err), Hint(err)
+	l.mu.Lock()
+	l.state.LastError, l.state.LastHint, l.state.LastErrorAt = err.Error(), hint, now
+	l.state.Errors[kind]++
+	l.mu.Unlock()
+	if text := err.Error(); text != l.said || now.Sub(l.saidAt) > 5*time.Minute {
+		l.said, l.saidAt = text, now
+		args := []any{"master", l.o.Address, "error", text}
+		if hint != "" {
+			args = append(args, "hint", hint)
+		}
+		l.log.Warn("link is down", args...)
+	}
+}

@@ -1,0 +1,120 @@
+package blackbox
+
+import "time"
+
+// What programs parse: the fields that JSON holds at least.
+
+// Status is the answer of `offloader status --json`.
+type Status struct {
+	Version string         `json:"version"`
+	Sources []SourceStatus `json:"sources"`
+}
+
+// SourceStatus is one source of a Status.
+type SourceStatus struct {
+	Name           string `json:"name"`
+	State          string `json:"state"`
+	Master         string `json:"master"`
+	Timeline       string `json:"timeline"`
+	ReplID         string `json:"replid"`
+	Received       int64  `json:"received"`
+	Durable        int64  `json:"durable"`
+	FullResyncs    int64  `json:"full_resyncs"`
+	PartialResyncs int64  `json:"partial_resyncs"`
+	LastSnapshot   *Place `json:"last_snapshot"`
+	Spool          struct {
+		Bytes    int64 `json:"bytes"`
+		MaxBytes int64 `json:"max_bytes"`
+	} `json:"spool"`
+	Stores []struct {
+		Name       string    `json:"name"`
+		Stored     int64     `json:"stored"`
+		StoredTime time.Time `json:"stored_time"`
+		LagBytes   int64     `json:"lag_bytes"`
+		LagSeconds float64   `json:"lag_seconds"`
+		Error      string    `json:"error"`
+		Hint       string    `json:"hint"`
+	} `json:"stores"`
+	Error string `json:"error"`
+	Hint  string `json:"hint"`
+}
+
+// Place is an offset and when it was received.
+type Place struct {
+	Offset int64     `json:"offset"`
+	Time   time.Time `json:"time"`
+}
+
+// Timeline is one of `offloader list --json`.
+type Timeline struct {
+	Name      string     `json:"name"`
+	Reason    string     `json:"reason"`
+	Began     time.Time  `json:"began"`
+	Ended     *time.Time `json:"ended"`
+	Suspect   bool       `json:"suspect"`
+	Snapshots []struct {
+		Offset int64     `json:"offset"`
+		Time   time.Time `json:"time"`
+		Bytes  int64     `json:"bytes"`
+		Method string    `json:"method"`
+	} `json:"snapshots"`
+	Windows []struct {
+		From Place `json:"from"`
+		To   Place `json:"to"`
+	} `json:"windows"`
+	Gaps []struct {
+		From  Place  `json:"from"`
+		To    Place  `json:"to"`
+		Cause string `json:"cause"`
+	} `json:"gaps"`
+
+	// More than is promised.
+	ReplID string `json:"replid"`
+	Parent *struct {
+		Timeline string `json:"timeline"`
+		Offset   int64  `json:"offset"`
+	} `json:"parent"`
+	Events []struct {
+		Kind   string    `json:"kind"`
+		Offset int64     `json:"offset"`
+		Time   time.Time `json:"time"`
+		To     int64     `json:"to"`
+		Cause  string    `json:"cause"`
+	} `json:"events"`
+}
+
+// Entry is one of `offloader log --json`.
+type Entry struct {
+	Timeline string    `json:"timeline"`
+	Time     time.Time `json:"time"`
+	Offset   int64     `json:"offset"` // to restore at for the state without it
+	After    int64     `json:"after"`  // and for the state with it
+	DB       int       `json:"db"`
+	Command  string    `json:"command"`
+}
+
+// Report is the answer of `offloader restore --json`.
+type Report struct {
+	Source   string    `json:"source"`
+	Timeline string    `json:"timeline"`
+	Offset   int64     `json:"offset"`
+	Time     time.Time `json:"time"`
+	Snapshot int64     `json:"snapshot"`
+	Segments int       `json:"segments"`
+	Bytes    int64     `json:"bytes"`
+	Keys     *int64    `json:"keys"`
+	Expired  *int64    `json:"expired"`
+	Output   string    `json:"output"`
+	Start    string    `json:"start"`
+
+	// More than is promised.
+	KeysNote string `json:"keys_note"`
+	Before   *struct {
+		Time    time.Time `json:"time"`
+		Offset  int64     `json:"offset"`
+		DB      int       `json:"db"`
+		Command string    `json:"command"`
+		LeftOut int64     `json:"left_out"`
+	} `json:"before"`
+	Notes []string `json:"notes"`
+}

@@ -1,0 +1,37 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/offloader/offloader/test/blackbox"
+)
+
+// TestMain builds the program that all tests here use.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "offloader-")
+	if err == nil {
+		err = blackbox.Build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// torture tells whether the tests run with their full counts.
+func torture() bool { return os.Getenv("OFFLOADER_TORTURE") == "1" }
+
+// count is how often something is done: in full, or fewer times in make test, which then says so.
+func count(t *testing.T, what string, full, short int) int {
+	t.Helper()
+	if torture() {
+		return full
+	}
+	t.Logf("%d %s instead of %d: make torture does all", short, what, full)
+	return short
+}
