@@ -18,6 +18,8 @@ func TestReadersUnderLoad(t *testing.T) {
 	master := enginetest.Start(t, kind, "--repl-backlog-size", "256mb")
 	d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))
 	began := d.Streaming("cache")
+	master.Do("INCR", "counter") // the first reader must have something to find
+	d.Durable("cache", master.Offset())
 	load(t, master, 3)
 	out := filepath.Join(t.TempDir(), "out")
 	var inTheMiddle int64
