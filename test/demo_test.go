@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -58,6 +59,10 @@ func TestDemoThatIsInterrupted(t *testing.T) {
 	kind := enginetest.All(t)[0]
 	for step, how := range map[string]syscall.Signal{"redis-server": syscall.SIGTERM, "offloader run": syscall.SIGINT, "DEBUG DIGEST": syscall.SIGHUP} {
 		t.Run(how.String(), func(t *testing.T) {
+			// A shell can't trap what it was started to ignore, as everything below nohup is.
+			heard := make(chan os.Signal, 1)
+			signal.Notify(heard, how)
+			defer signal.Stop(heard)
 			d := startDemo(t, "ENGINE="+kind.String())
 			d.until(strings.Replace(step, "redis", strings.TrimRight(kind.String(), "0123456789."), 1))
 			require.NoError(t, d.cmd.Process.Signal(how))
