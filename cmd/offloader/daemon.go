@@ -23,7 +23,7 @@ import (
 	"github.com/offloader/offloader/internal/store"
 )
 
-// encoders are enough to keep two cores busy, and are shared by all sources.
+// encoders are enough to keep two cores busy, and are shared by all sources: so many for each store.
 const encoders = 2
 
 // daemon is a list of things that run: the sources, the listeners, the words to systemd and to
@@ -50,15 +50,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return noSpool(err)
 	}
 	defer func() { err = errors.Join(err, sp.Close()) }()
-	root, err := filepath.Abs(c.Stores[0].Path) // its name, in status and metrics
-	if err != nil {
-		return err
-	}
-	st, err := store.OpenDisk(ctx, root, store.Options{Write: true, MinFree: float64(c.Spool.MinFree) / 100, Now: time.Now()})
-	if err != nil {
-		return err
-	}
-	enc, err := source.NewEncoders(encoders)
+	stores, disks, err := d.stores(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,13 +58,13 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Store: st, Encoders: enc, Logger: d.log}}
+	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Logger: d.log}}
 	web := httpapi.New(httpapi.Options{
-		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: d.disks(st.String()), Metrics: metrics, Logger: d.log,
+		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Logger: d.log,
 	})
 	systemd := &notifier{log: d.log, sources: f.report}
 	d.log.Info("offloader has started", "version", build().Version, "pid", os.Getpid(), "sources", len(wanted),
-		"spool", c.Spool.Path, "store", st.String(), "http", ports(listeners))
+		"spool", c.Spool.Path, "stores", names(stores), "http", ports(listeners))
 
 	g, alive := errgroup.WithContext(ctx)
 	// These show how the sources drain, and end after them.
@@ -190,13 +182,38 @@ func noSpool(err error) error {
 	return err
 }
 
-// disks are those of the spool and of the store.
-func (d *daemon) disks(store string) []httpapi.Disk {
+// stores opens all that the configuration names, and gives the disks that can become full.
+func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disks []httpapi.Disk, err error) {
 	keep := d.config.Spool.MinFree.Of
 	at := func(path string) func() (int64, int64, error) {
 		return func() (int64, int64, error) { return durable.Space(path) }
 	}
-	return []httpapi.Disk{{Space: at(d.config.Spool.Path), MinFree: keep}, {Store: store, Space: at(store), MinFree: keep}}
+	disks = []httpapi.Disk{{Space: at(d.config.Spool.Path), MinFree: keep}}
+	for _, c := range d.config.Stores {
+		root, err := filepath.Abs(c.Path) // its name, in status and metrics
+		if err != nil {
+			return nil, nil, err
+		}
+		st, err := store.OpenDisk(ctx, root, store.Options{Write: true, MinFree: float64(d.config.Spool.MinFree) / 100, Now: time.Now()})
+		if err != nil {
+			return nil, nil, err
+		}
+		enc, err := source.NewEncoders(encoders)
+		if err != nil {
+			return nil, nil, err
+		}
+		stores = append(stores, source.StoreOptions{Store: st, Encoders: enc})
+		disks = append(disks, httpapi.Disk{Store: st.String(), Space: at(root), MinFree: keep})
+	}
+	return stores, disks, nil
+}
+
+// names are those of the stores, for the log.
+func names(stores []source.StoreOptions) (all []string) {
+	for _, s := range stores {
+		all = append(all, s.Store.String())
+	}
+	return all
 }
 
 // ports are the addresses of TCP listeners, for the log.

@@ -127,11 +127,7 @@ func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSou
 			Name: t.Timeline, Reason: t.Reason, Began: t.Began, Suspect: t.Suspect(), Parent: t.Parent, ReplID: t.ReplIDAt(t.End()),
 			Offset: t.Offset, Engine: t.Engine, Version: t.Version, Snapshots: []listedSnapshot{}, Events: append([]archive.Event{}, t.Events...),
 		}
-		for _, e := range t.Events {
-			if e.Kind == archive.EventEnded {
-				l.Ended = e.Time
-			}
-		}
+		l.Ended = c.Ended(t)
 		for _, snapshot := range t.Snapshots {
 			info, err := snapshot.Info(ctx)
 			if err != nil {

@@ -111,7 +111,8 @@ func makeSample(t *testing.T, kind enginetest.Kind) sample {
 	require.NoError(t, err)
 	encoders, err := source.NewEncoders(1)
 	require.NoError(t, err)
-	src := source.New(source.Options{Name: "cache", Link: syncer.Options{Address: master.Addr()}, Spool: sp, Store: st, Encoders: encoders, Interval: 10 * time.Millisecond})
+	src := source.New(source.Options{Name: "cache", Link: syncer.Options{Address: master.Addr()}, Spool: sp,
+		Stores: []source.StoreOptions{{Store: st, Encoders: encoders, Interval: 10 * time.Millisecond}}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- src.Run(ctx) }()

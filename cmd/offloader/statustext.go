@@ -34,6 +34,8 @@ func restorable(s source.Status, now time.Time) string {
 	switch {
 	case s.Timeline == "" || s.DurableTime == 0:
 		return "nothing can be restored yet"
+	case s.Broken != "":
+		return "what is archived now can't be restored: " + s.Broken
 	case s.Since == 0: // after a start, until the store has told
 		return fmt.Sprintf("moments up to %s can be restored, since when is not known before the store answers; %s not yet durable", moment(s.DurableTime, now), size(s.NotDurable))
 	}

@@ -61,6 +61,20 @@ func Load(ctx context.Context, files Files, source string) (*Catalog, error) {
 
 func byBirth(a, b *Timeline) int { return cmp.Compare(a.Timeline, b.Timeline) }
 
+// LoadTimeline makes one timeline of a source, from a listing of its own.
+func LoadTimeline(ctx context.Context, files Files, source, timeline string) (*Timeline, error) {
+	prefix := inTimeline(source, timeline, "") + "/"
+	entries, err := files.List(ctx, strings.TrimSuffix(prefix, "/"))
+	if err != nil {
+		return nil, err
+	}
+	l := loader{files: files, t: &Timeline{}, prefix: prefix}
+	if err := l.load(ctx, source, timeline, entries); err != nil {
+		return nil, err
+	}
+	return l.t, nil
+}
+
 // loader makes one timeline of its files.
 type loader struct {
 	files    Files

@@ -78,6 +78,23 @@ func (t *Timeline) Suspect() bool {
 	return suspect >= 0 && release < suspect
 }
 
+// Ended is when the timeline got its last byte, 0 while it goes on. Nobody has noted the end of one
+// whose spool was lost: it has ended where a branch goes on at the very end of it.
+func (c *Catalog) Ended(t *Timeline) stream.Time {
+	var ended stream.Time
+	for _, e := range t.Events {
+		if e.Kind == EventEnded {
+			ended = e.Time
+		}
+	}
+	for _, b := range c.Timelines {
+		if ended == 0 && b.Parent != nil && b.Parent.Timeline == t.Timeline && b.Parent.Offset >= t.End() {
+			ended = b.Began
+		}
+	}
+	return ended
+}
+
 // Chain is t with its parents, the root first, each up to where the next branches off. A parent
 // that is missing, or a circle, is damage.
 func (c *Catalog) Chain(t *Timeline) ([]Part, error) {

@@ -59,6 +59,9 @@ func (s Source) unready() []string {
 		}
 		add("%s", reason)
 	}
+	if s.Broken != "" {
+		add("what is archived now can't be restored: %s", s.Broken)
+	}
 	if s.NotDurableSecs > lateDurable.Seconds() {
 		add("%d bytes are not durable after %.0f s", s.NotDurable, s.NotDurableSecs)
 	}
@@ -68,6 +71,8 @@ func (s Source) unready() []string {
 	for _, store := range s.Stores {
 		if store.Error != "" {
 			add("store %s: %s", store.Name, store.Error)
+		} else if len(store.Holes) > 0 {
+			add("store %s: %d parts of the stream are missing, and wait to be healed from another store", store.Name, len(store.Holes))
 		} else if store.LagSeconds > lateStored.Seconds() {
 			add("store %s: %d bytes behind for %.0f s", store.Name, store.LagBytes, store.LagSeconds)
 		}

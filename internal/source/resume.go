@@ -131,7 +131,7 @@ func (s *Source) Resume(m syncer.Master) syncer.Resume {
 		if lost == nil {
 			return syncer.Resume{}
 		}
-		s.askBranch(branchPoint{resumePoint: *lost, reason: "the spool was lost; the store ends here"})
+		s.askBranch(branchPoint{resumePoint: *lost, reason: "the spool held nothing; the store ends here"})
 		return syncer.Resume{ID: lost.id, Offset: lost.at.Offset}
 	}
 	at, err := cur.Cut()
@@ -179,7 +179,7 @@ func (s *Source) boundaryBefore(t *spool.Timeline, at stream.Offset) (stream.Cur
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cat, err := archive.Load(ctx, s.o.Store, s.o.Name)
+	cat, err := s.load(ctx)
 	if err != nil {
 		return stream.Cursor{}, err
 	}
@@ -263,9 +263,6 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	}
 	s.mu.Lock()
 	s.cur, s.lost = t, nil
-	if parent == nil {
-		s.orphan = &b
-	}
 	from := at.Time
 	if s.outage != nil {
 		from = min(from, s.outage.from)
@@ -340,121 +337,4 @@ func (s *Source) end(t *spool.Timeline, cause string) {
 	s.mu.Lock()
 	s.ended[t] = true
 	s.mu.Unlock()
-}
-
-// findWhereStoreEnds looks in the store, when the spool holds nothing, for the newest timeline
-// and its last boundary: the archive goes on there as a branch, without a full sync where the
-// master allows. It tries until the store has answered.
-func (s *Source) findWhereStoreEnds(ctx context.Context) {
-	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
-		lost, names, err := s.storeEnd(ctx)
-		if err == nil {
-			s.mu.Lock()
-			s.names = names
-			if s.cur == nil {
-				s.lost = lost
-			}
-			s.mu.Unlock()
-			if lost != nil {
-				s.log.Info("the spool holds nothing: going on where the store ends", "timeline", lost.timeline, "offset", lost.at.Offset)
-			}
-			return
-		}
-		s.mu.Lock()
-		held := s.cur != nil
-		s.mu.Unlock()
-		if held {
-			return // the store's names only serve to find free ones
-		}
-		s.log.Error("the store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "store", s.o.Store.String(), "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-	}
-}
-
-// storeEnd lists the store's timelines, and reads the last segment of the newest.
-func (s *Source) storeEnd(ctx context.Context) (*resumePoint, map[string]bool, error) {
-	cat, err := archive.Load(ctx, s.o.Store, s.o.Name)
-	if err != nil {
-		return nil, nil, err
-	}
-	names := map[string]bool{}
-	for _, t := range cat.Timelines {
-		names[t.Timeline] = true
-	}
-	held, err := s.lookBack(cat)
-	if err != nil {
-		return nil, nil, err
-	}
-	if held || len(cat.Timelines) == 0 {
-		return nil, names, nil
-	}
-	t := cat.Timelines[len(cat.Timelines)-1]
-	at := stream.Cursor{Offset: -1}
-	for _, snap := range t.Snapshots {
-		info, err := snap.Info(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		at = stream.Cursor{Offset: snap.Offset, DB: info.DB, Time: snap.Time}
-	}
-	if n := len(t.Segments); n > 0 {
-		last := t.Segments[n-1]
-		for _, seg := range t.Segments {
-			if seg.To > last.To {
-				last = seg
-			}
-		}
-		if last.To > at.Offset {
-			r, err := last.Open(ctx)
-			if err != nil {
-				return nil, nil, err
-			}
-			if at, err = lastBoundary(r, last.From, last.To); err != nil {
-				return nil, nil, err
-			}
-		}
-	}
-	if at.Offset < 0 {
-		return nil, names, nil // nothing but a name
-	}
-	return &resumePoint{timeline: t.Timeline, id: t.ReplIDAt(at.Offset), at: at}, names, nil
-}
-
-// lookBack finds from when on every moment of the spool's timeline can be restored, and its last
-// snapshot. held says that the spool holds one.
-func (s *Source) lookBack(cat *archive.Catalog) (held bool, err error) {
-	s.mu.Lock()
-	cur := s.cur
-	s.mu.Unlock()
-	if cur == nil {
-		return false, nil
-	}
-	views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
-	if err != nil {
-		return true, err
-	}
-	for _, v := range views {
-		cat.Add(v)
-	}
-	t := cat.Timeline(cur.Info().Timeline)
-	windows, err := cat.Windows(t)
-	if err != nil {
-		return true, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cur != cur {
-		return true, nil
-	}
-	if n := len(windows); n > 0 && s.since == 0 {
-		s.since = windows[n-1].From.Time
-	}
-	if n := len(t.Snapshots); n > 0 && s.snapshot == nil {
-		last := t.Snapshots[n-1]
-		s.snapshot = &Moment{Offset: last.Offset, Time: last.Time}
-	}
-	return true, nil
 }

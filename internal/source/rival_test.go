@@ -56,7 +56,7 @@ func (r *rival) Put(ctx context.Context, name string, from io.Reader) error {
 func TestTwoDaemonsInOneStore(t *testing.T) {
 	master := enginetest.Start(t, enginetest.Any(t))
 	quick := &rival{}
-	r := newRig(t, master.Addr(), func(o *Options) { quick.Disk = o.Store.(*store.Disk); o.Store = quick })
+	r := newRig(t, master.Addr(), func(o *Options) { quick.Disk = o.Stores[0].Store.(*store.Disk); o.Stores[0].Store = quick })
 	r.streaming()
 	for round := range 2 {
 		for i := range 100 {

@@ -17,8 +17,8 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// Encoders are the compressors that all sources of a daemon share: few, so that memory does not
-// follow the number of sources.
+// Encoders are the compressors for one store that all sources of a daemon share: few, so that
+// memory does not follow the number of sources, and none that waits for another store.
 type Encoders struct{ idle chan *zstd.Encoder }
 
 // NewEncoders makes n of them.
@@ -52,17 +52,17 @@ func (e *Encoders) give(enc *zstd.Encoder) {
 // seal makes a segment of a range of the spool and stores it. It is written beside the spool
 // first, since its name holds its checksum.
 func (sh *shipper) seal(ctx context.Context, t *spool.Timeline, r stream.Range) (name archive.SegmentName, err error) {
-	enc, err := sh.s.o.Encoders.take(ctx) // first: whoever waits for one needs no memory
+	enc, err := sh.encoders.take(ctx) // first: whoever waits for one needs no memory
 	if err != nil {
 		return name, err
 	}
-	defer sh.s.o.Encoders.give(enc)
+	defer sh.encoders.give(enc)
 	pieces, err := t.Reader(r)
 	if err != nil {
 		return name, fmt.Errorf("seal %s: %w", r, err)
 	}
 	defer func() { err = errors.Join(err, pieces.Close()) }()
-	tmp, err := os.Create(filepath.Join(sh.dir, "seal.tmp"))
+	tmp, err := os.Create(filepath.Join(sh.dir, fmt.Sprintf("seal.%d.tmp", sh.n)))
 	if err != nil {
 		return name, fmt.Errorf("seal %s: %w", r, err)
 	}
@@ -99,7 +99,7 @@ func (sh *shipper) seal(ctx context.Context, t *spool.Timeline, r stream.Range) 
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return name, err
 	}
-	err = sh.s.o.Store.Put(ctx, sh.path(t, name.String()), tmp)
+	err = sh.store.Put(ctx, sh.path(t, name.String()), tmp)
 	if errors.Is(err, fs.ErrExist) {
 		err = nil // from before a crash: its name has the sum of its bytes
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
-	"github.com/offloader/offloader/internal/syncer"
 )
 
 const (
@@ -24,28 +23,20 @@ const (
 	segmentDir = "log/"
 )
 
-// shipped is what the store has, for the status.
-type shipped struct {
-	of      *spool.Timeline
-	stored  stream.Cursor // end of what is stored of it, the newest timeline
-	err     error         // of the last pass, nil when it went well
-	errAt   time.Time
-	errs    int64
-	seals   int64     // segments stored, compacted ones too
-	bytes   int64     // of stream in them
-	waiting bool      // the newest timeline's snapshot is not stored yet
-	late    time.Time // since when the store lacks something durable of it; zero: it lacks nothing
-}
-
-// shipper brings what the spool holds to the store, timeline by timeline in order of birth: its
-// timeline.json, its snapshot, its events, its stream.
+// shipper brings what the spool holds to one store, timeline by timeline in order of birth: its
+// timeline.json, its snapshot, its events, its stream. Each store has a shipper of its own, which
+// waits for no other; what they share is the ledger, which tells the spool what it may let go of.
 //
 // The stream goes twice. Every Interval what is durable becomes a small segment, so that the store
 // is never far behind. When Target bytes, or MaxSpan, have come together since the last compacted
 // segment, all of it becomes one compacted segment, the small ones are deleted, and the spool
-// lets its bytes go. Under load Target is there before Interval, and there are no small ones.
+// may let its bytes go. Under load Target is there before Interval, and there are no small ones.
 type shipper struct {
 	s        *Source
+	n        int // of the store, in the order of the configuration
+	store    Store
+	encoders *Encoders
+	interval time.Duration
 	dir      string
 	progress map[*spool.Timeline]*progress
 }
@@ -53,23 +44,26 @@ type shipper struct {
 // progress is how far one timeline has come. It is found in the store's listing: there is no file
 // that could be lost or disagree.
 type progress struct {
-	base   stream.Offset // end of the last compacted segment
-	stored stream.Cursor // end of the last segment
-	small  []string      // segments behind base
-	gone   []string      // segments within larger ones, to be deleted
-	tidied stream.Offset // base, when nothing was left to delete and to trim
-	since  time.Time     // when there first was something behind stored, zero: nothing is
-	began  time.Time     // when the first byte behind base was stored
+	base     stream.Offset   // end of the last compacted segment
+	stored   stream.Cursor   // end of the last segment
+	small    []string        // segments behind base
+	gone     []string        // segments within larger ones, to be deleted
+	since    time.Time       // when there first was something behind stored, zero: nothing is
+	began    time.Time       // when the first byte behind base was stored
+	snapshot bool            // the one that the timeline began with is there
+	events   map[string]bool // of the spool's, those that are there; never changed
+	holes    []hole          // before stored, what the spool let go of while the store was away
+	healed   time.Time       // when that was last tried in vain
+	ended    bool            // the timeline gets no more events; asked before they were stored
 }
 
 // ship runs until ctx ends, and then once more to bring what came last.
-func (s *Source) ship(ctx context.Context) {
-	sh := &shipper{s: s, dir: s.src.Dir(), progress: map[*spool.Timeline]*progress{}}
+func (sh *shipper) ship(ctx context.Context) {
 	wait := shipEvery
 	for {
-		s.noteLag(time.Now())
+		sh.noteLag(time.Now())
 		err := sh.pass(ctx, false)
-		s.noteShipping(ctx, err)
+		sh.noteShipping(ctx, err)
 		if err == nil {
 			wait = shipEvery
 		} else {
@@ -79,7 +73,7 @@ func (s *Source) ship(ctx context.Context) {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 			if err := sh.pass(last, true); err != nil {
-				s.log.Warn("not all was brought to the store; the spool keeps the rest", "store", s.o.Store.String(), "error", err)
+				sh.s.log.Warn("not all was brought to the store; the spool keeps the rest", "store", sh.store.String(), "error", err)
 			}
 			cancel()
 			return
@@ -88,68 +82,21 @@ func (s *Source) ship(ctx context.Context) {
 	}
 }
 
-// noteLag keeps since when the store has been behind. It looks before each pass, so an error of the
-// store doesn't hide it. The age of what was stored last would be no measure: on a quiet master it
-// is old all the time.
-func (s *Source) noteLag(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cur == nil {
-		return
-	}
-	sh, stored := &s.shipped, s.cur.Info().Offset
-	if sh.of == s.cur {
-		stored = max(stored, sh.stored.Offset)
-	}
-	switch {
-	case s.cur.Durable().Offset <= stored && !sh.waiting:
-		sh.late = time.Time{}
-	case sh.late.IsZero():
-		sh.late = now
-	}
-}
-
-// noteShipping keeps the outcome of a pass for the status, and logs a change of it.
-func (s *Source) noteShipping(ctx context.Context, err error) {
-	if ctx.Err() != nil {
-		return
-	}
-	s.mu.Lock()
-	was := s.shipped.err
-	s.shipped.err = err
-	if err != nil {
-		s.shipped.errAt = time.Now()
-		s.shipped.errs++
-	}
-	s.mu.Unlock()
-	switch {
-	case err != nil && (was == nil || was.Error() != err.Error()):
-		s.log.Error("the store can't be written: the spool keeps what it lacks", "store", s.o.Store.String(), "error", err, "hint", syncer.Hint(err))
-	case err == nil && was != nil:
-		s.log.Info("the store can be written again", "store", s.o.Store.String())
-	}
-}
-
 // pass does what is due now. At the end everything is.
 func (sh *shipper) pass(ctx context.Context, end bool) error {
 	all := sh.s.src.Timelines()
 	for i, t := range all {
-		newest := i == len(all)-1
-		ended := sh.s.hasEnded(t) // asked first: then its last events are among those that are stored now
-		done, err := sh.advance(ctx, t, newest, end)
-		if err != nil {
+		if err := sh.advance(ctx, t, i == len(all)-1, end); err != nil {
 			delete(sh.progress, t) // what failed may have been done all the same: the listing tells
 			return err
 		}
-		if done && !newest && ended {
+	}
+	for t := range sh.progress {
+		if !slices.Contains(all, t) {
 			delete(sh.progress, t)
-			sh.s.forget(t)
-			if err := sh.s.src.Drop(t); err != nil {
-				return fmt.Errorf("let go of timeline %s in the spool: %w", t.Info().Timeline, err)
-			}
 		}
 	}
-	return sh.endOrphaned(ctx)
+	return sh.s.letGo() // what was healed or ended last
 }
 
 // hasEnded tells whether all is said of a timeline that is not the newest: its events are in the
@@ -160,103 +107,118 @@ func (s *Source) hasEnded(t *spool.Timeline) bool {
 	return s.ended[t]
 }
 
-// forget takes t from the ended ones: the spool is about to let go of it.
-func (s *Source) forget(t *spool.Timeline) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.ended, t)
-}
-
-// endOrphaned notes in the store that a timeline has ended which a branch continues, and of which
-// the spool, lost meanwhile, knew nothing.
-func (sh *shipper) endOrphaned(ctx context.Context) error {
-	sh.s.mu.Lock()
-	b := sh.s.orphan
-	sh.s.mu.Unlock()
-	if b == nil {
-		return nil
-	}
-	event := archive.Event{Kind: archive.EventEnded, Offset: b.at.Offset, Time: max(1, b.at.Time), Cause: b.reason}
-	if err := archive.WriteEvent(ctx, sh.s.o.Store, sh.s.o.Name, b.timeline, event); err != nil {
-		return fmt.Errorf("note the end of timeline %s: %w", b.timeline, err)
-	}
-	sh.s.mu.Lock()
-	sh.s.orphan = nil
-	sh.s.mu.Unlock()
-	return nil
-}
-
-// advance does what is due of one timeline. done says that the store has all of it.
-func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end bool) (done bool, err error) {
+// advance does what is due of one timeline, and enters what the store has by then.
+func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end bool) (err error) {
 	p := sh.progress[t]
-	if p == nil {
+	if p == nil || p.behind(t) {
 		if p, err = sh.begin(ctx, t); err != nil {
-			return false, err
+			return err
 		}
 		sh.progress[t] = p
 	}
-	if err := sh.snapshot(ctx, t, newest); err != nil {
-		return false, err
+	p.ended = sh.s.hasEnded(t) // asked first: then its last events are among those that are stored now
+	if err := sh.snapshot(ctx, t, p, newest); err != nil {
+		return err
 	}
-	if err := sh.events(ctx, t); err != nil {
-		return false, err
+	if err := sh.events(ctx, t, p); err != nil {
+		return err
 	}
 	if err := sh.stream(ctx, t, p, newest, end); err != nil {
-		return false, err
+		return err
 	}
-	if newest {
-		sh.s.mu.Lock()
-		if have := &sh.s.shipped; have.of != t || have.stored != p.stored {
-			have.of, have.stored, have.late = t, p.stored, time.Time{} // what is behind it is younger
-		}
-		sh.s.mu.Unlock()
+	if err := sh.heal(ctx, t, p); err != nil {
+		return err
 	}
-	at := t.Boundary().Offset
-	return p.base == at && t.Durable().Offset == at, nil
+	sh.enter(t, p, newest)
+	return nil
 }
 
 // begin claims the timeline in the store and finds what the store has of it.
 func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, error) {
-	err := sh.claim(ctx, t.Info())
-	for errors.Is(err, fs.ErrExist) {
-		// Another daemon archives this master into this store, and began in the same millisecond.
-		info := t.Info()
-		if err := sh.s.src.Rename(t, sh.s.freeName(info.Began+1, info.ReplID)); err != nil {
-			return nil, err
-		}
-		err = sh.claim(ctx, t.Info())
+	if err := sh.own(ctx, t); err != nil {
+		return nil, err
 	}
+	lack, err := t.Lack(sh.store.String())
 	if err != nil {
 		return nil, err
 	}
-	entries, err := sh.s.o.Store.List(ctx, sh.path(t, strings.TrimSuffix(segmentDir, "/")))
+	entries, err := sh.store.List(ctx, sh.path(t, ""))
 	if err != nil {
 		return nil, err
 	}
 	var have []archive.SegmentName
+	noted := map[stream.Offset]bool{}
+	snapshot := t.SnapshotPath() == "" && !lack.Snapshot // else it was there, and retention took it
 	for _, e := range entries {
-		if n, err := archive.ParseSegmentName(strings.TrimPrefix(e.Name, sh.path(t, "")+"/")); err == nil {
+		name := strings.TrimPrefix(e.Name, sh.path(t, "")+"/")
+		if n, err := archive.ParseSegmentName(name); err == nil {
 			have = append(have, n)
 		}
+		if n, sidecar, err := archive.ParseSnapshotName(name); err == nil && sidecar && n.Offset == t.Info().Offset {
+			snapshot = true
+		}
+		if n, err := archive.ParseEventName(name); err == nil && n.Kind == archive.EventHole {
+			noted[n.Offset] = true
+		}
 	}
-	return sh.found(t, have), nil
+	p := sh.found(t, have)
+	p.miss(lack, have, noted)
+	p.snapshot = snapshot
+	return p, nil
+}
+
+// own claims the timeline's name. Where another daemon archives this master into this store, and
+// began in the same millisecond, the timeline takes another one, as long as no store knows it.
+func (sh *shipper) own(ctx context.Context, t *spool.Timeline) error {
+	for {
+		info := t.Info()
+		err := sh.claim(ctx, t, info)
+		if again, err := sh.s.settleName(sh.n, t, info, err); !again {
+			return err
+		}
+	}
+}
+
+// settleName decides what becomes of a claim of store n, by the name that t had before.
+func (s *Source) settleName(n int, t *spool.Timeline, before archive.TimelineInfo, claim error) (again bool, err error) {
+	s.naming.Lock()
+	defer s.naming.Unlock()
+	switch {
+	case t.Info().Timeline != before.Timeline:
+		return true, nil // for another store's sake, meanwhile
+	case claim == nil:
+		s.ledger.claim(n, t)
+		return false, nil
+	case !errors.Is(claim, fs.ErrExist) || s.ledger.claimedElsewhere(n, t) || t.Trimmed() > before.Offset:
+		return false, claim
+	}
+	if err := s.src.Rename(t, s.freeName(before.Began+1, before.ReplID)); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // claim makes the timeline exist in the store. It fails with fs.ErrExist where another spool has
-// taken its name. What this one wrote before, in other words perhaps, stays.
-func (sh *shipper) claim(ctx context.Context, info archive.TimelineInfo) error {
-	err := archive.WriteTimeline(ctx, sh.s.o.Store, info)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
+// taken its name. What this one wrote before, in other words perhaps, stays. A store that is new
+// lacks what the spool has let go of; that is kept first.
+func (sh *shipper) claim(ctx context.Context, t *spool.Timeline, info archive.TimelineInfo) error {
+	there, err := archive.ReadTimeline(ctx, sh.store, info.Source, info.Timeline)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := sh.s.isNew(sh.n, t); err != nil {
+			return err
+		}
+		if err := archive.WriteTimeline(ctx, sh.store, info); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		there, err = archive.ReadTimeline(ctx, sh.store, info.Source, info.Timeline)
 	}
-	there, readErr := archive.ReadTimeline(ctx, sh.s.o.Store, info.Source, info.Timeline)
-	if readErr != nil {
-		return readErr
+	if err != nil {
+		return err
 	}
 	if there.Spool == info.Spool && there.ReplID == info.ReplID && there.Offset == info.Offset {
 		return nil
 	}
-	return err
+	return fmt.Errorf("timeline %s of source %s was taken by another spool: %w", info.Timeline, info.Source, fs.ErrExist)
 }
 
 // found works out the progress from the segments that the store has.
@@ -264,8 +226,8 @@ func (sh *shipper) found(t *spool.Timeline, have []archive.SegmentName) *progres
 	slices.SortFunc(have, func(a, b archive.SegmentName) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To)) // larger first
 	})
-	start := t.Trimmed() // all before it was compacted, or it would still be here
-	p := &progress{base: start, stored: stream.Cursor{Offset: start}, tidied: -1}
+	start := t.Trimmed() // all before it was compacted, or let go of
+	p := &progress{base: start, stored: stream.Cursor{Offset: start}}
 	reach := stream.Offset(-1) // of those before
 	for _, n := range have {
 		switch {
@@ -292,12 +254,12 @@ func (sh *shipper) found(t *spool.Timeline, have []archive.SegmentName) *progres
 }
 
 // snapshot stores the RDB that the timeline began with.
-func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, newest bool) error {
-	path := t.SnapshotPath()
+func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, p *progress, newest bool) error {
 	sh.s.mu.Lock()
-	sh.s.shipped.waiting = newest && path != ""
+	sh.s.shipped[sh.n].waiting = newest && !p.snapshot
 	sh.s.mu.Unlock()
-	if path == "" {
+	path := t.SnapshotPath()
+	if p.snapshot || path == "" { // let go of for want of room: heal brings it
 		return nil
 	}
 	info, err := t.SnapshotInfo()
@@ -308,34 +270,45 @@ func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, newest bool)
 	if err != nil {
 		return err
 	}
-	enc, err := sh.s.o.Encoders.take(ctx)
+	enc, err := sh.encoders.take(ctx)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
 	began := time.Now()
-	stored, err := archive.WriteSnapshot(ctx, sh.s.o.Store, enc, sh.s.o.Name, t.Info().Timeline, info, f)
-	sh.s.o.Encoders.give(enc)
+	stored, err := archive.WriteSnapshot(ctx, sh.store, enc, sh.s.o.Name, t.Info().Timeline, info, f)
+	sh.encoders.give(enc)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("store the snapshot: %w", err)
 	}
-	sh.s.log.Info("the snapshot is stored", "timeline", t.Info().Timeline, "offset", info.Offset, "bytes", stored.Bytes, "stored", stored.StoredBytes, "took", time.Since(began).Round(time.Millisecond))
-	return t.DropSnapshot()
+	sh.s.log.Info("the snapshot is stored", "store", sh.store.String(), "timeline", t.Info().Timeline, "offset", info.Offset, "bytes", stored.Bytes, "stored", stored.StoredBytes, "took", time.Since(began).Round(time.Millisecond))
+	p.snapshot = true
+	return nil
 }
 
 // events stores those that the spool still has.
-func (sh *shipper) events(ctx context.Context, t *spool.Timeline) error {
+func (sh *shipper) events(ctx context.Context, t *spool.Timeline, p *progress) error {
 	pending, err := t.Events()
 	if err != nil {
 		return err
 	}
+	have := map[string]bool{}
 	for _, e := range pending {
-		err := archive.WriteEvent(ctx, sh.s.o.Store, sh.s.o.Name, t.Info().Timeline, e)
-		if err != nil && !errors.Is(err, fs.ErrExist) { // it is there, in other words: each is written once
-			return fmt.Errorf("store an event: %w", err)
+		if !p.events[e.Name()] {
+			if err := sh.event(ctx, t, e); err != nil {
+				return err
+			}
 		}
-		if err := t.DropEvent(e.Name()); err != nil {
-			return err
-		}
+		have[e.Name()] = true
+	}
+	p.events = have
+	return nil
+}
+
+// event stores one. That it is there, in other words, is no error: each is written once.
+func (sh *shipper) event(ctx context.Context, t *spool.Timeline, e archive.Event) error {
+	err := archive.WriteEvent(ctx, sh.store, sh.s.o.Name, t.Info().Timeline, e)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("store an event: %w", err)
 	}
 	return nil
 }
@@ -344,6 +317,10 @@ func (sh *shipper) events(ctx context.Context, t *spool.Timeline) error {
 func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, newest, end bool) error {
 	for ctx.Err() == nil {
 		if err := sh.tidy(ctx, t, p); err != nil {
+			return err
+		}
+		sh.enter(t, p, newest)
+		if err := sh.s.letGo(); err != nil {
 			return err
 		}
 		upTo := t.Durable()
@@ -369,7 +346,7 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 		if p.since.IsZero() {
 			p.since = now
 		}
-		if now.Sub(p.since) < sh.s.o.Interval && !end {
+		if now.Sub(p.since) < sh.interval && !end {
 			return nil
 		}
 		// Compaction cuts where chunks begin: no small segment may straddle that.
@@ -429,8 +406,7 @@ func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, 
 	return nil
 }
 
-// tidy lets go of what compaction has replaced: first the small segments, then the spool's bytes.
-// What fails is tried again.
+// tidy deletes the small segments that compaction has replaced. What fails is tried again.
 func (sh *shipper) tidy(ctx context.Context, t *spool.Timeline, p *progress) error {
 	for len(p.gone) > 0 {
 		if err := sh.delete(ctx, t, p.gone[0]); err != nil {
@@ -438,27 +414,20 @@ func (sh *shipper) tidy(ctx context.Context, t *spool.Timeline, p *progress) err
 		}
 		p.gone = p.gone[1:]
 	}
-	if p.tidied == p.base {
-		return nil
-	}
-	if err := t.Trim(p.base); err != nil {
-		return err
-	}
-	p.tidied = p.base
 	return nil
 }
 
 func (sh *shipper) sealed(n archive.SegmentName) {
 	sh.s.mu.Lock()
 	defer sh.s.mu.Unlock()
-	sh.s.shipped.seals++
-	sh.s.shipped.bytes += n.Len()
+	sh.s.shipped[sh.n].seals++
+	sh.s.shipped[sh.n].bytes += n.Len()
 	sh.s.log.Debug("a segment is stored", "range", n.Range.String())
 }
 
 // delete removes a segment that a larger one replaces.
 func (sh *shipper) delete(ctx context.Context, t *spool.Timeline, name string) error {
-	err := sh.s.o.Store.Delete(ctx, sh.path(t, name))
+	err := sh.store.Delete(ctx, sh.path(t, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

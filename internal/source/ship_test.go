@@ -71,11 +71,11 @@ func (b *bench) open() {
 	require.NoError(b.t, err)
 	encoders, err := NewEncoders(1)
 	require.NoError(b.t, err)
-	b.s = New(Options{Name: "cache", Spool: b.spool, Store: b.store, Encoders: encoders, Interval: time.Nanosecond, Target: 100_000})
+	b.s = New(Options{Name: "cache", Spool: b.spool, Stores: []StoreOptions{{Store: b.store, Encoders: encoders, Interval: time.Nanosecond}}, Target: 100_000})
 	b.s.src, err = b.spool.Source("cache")
 	require.NoError(b.t, err)
 	b.s.endAgain(b.s.src.Timelines())
-	b.sh = &shipper{s: b.s, dir: b.s.src.Dir(), progress: map[*spool.Timeline]*progress{}}
+	b.sh = b.s.shippers[0]
 }
 
 func (b *bench) close() {
@@ -151,13 +151,13 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 				require.NoError(t, b.ship(false))
 			case "wound":
 				b.store = &mortal{Disk: disk, left: rapid.IntRange(1, 8).Draw(t, "left"), after: rapid.Bool().Draw(t, "after"), forever: rapid.Bool().Draw(t, "forever")}
-				b.s.o.Store = b.store
+				b.sh.store = b.store
 				if err := b.ship(false); err != nil {
 					require.ErrorIs(t, err, errAway)
 				}
-				b.store, b.s.o.Store = disk, disk
+				b.store, b.sh.store = disk, disk
 			case "death":
-				b.s.o.Store = &mortal{Disk: disk, left: rapid.IntRange(1, 8).Draw(t, "left"), after: rapid.Bool().Draw(t, "after"), forever: true}
+				b.sh.store = &mortal{Disk: disk, left: rapid.IntRange(1, 8).Draw(t, "left"), after: rapid.Bool().Draw(t, "after"), forever: true}
 				_ = b.ship(rapid.Bool().Draw(t, "end"))
 				b.close()
 				b.open()
@@ -261,7 +261,7 @@ func TestNamesThatAnotherSpoolTook(t *testing.T) {
 	ours := branch
 	ours.Parent = &archive.Parent{Timeline: tl.Info().Timeline, Offset: 100}
 	ours.Reason = "in other words"
-	require.NoError(t, b.sh.claim(t.Context(), ours))
+	require.NoError(t, b.sh.claim(t.Context(), tl, ours))
 	b.close()
 }
 
@@ -314,7 +314,7 @@ func TestEndsAreNotedAfterACrash(t *testing.T) {
 		b.close()
 		b.open()
 	}
-	b.s.o.Store = &mortal{Disk: disk, left: 4, after: true, forever: true}
+	b.sh.store = &mortal{Disk: disk, left: 4, after: true, forever: true}
 	require.Error(t, b.ship(true))
 	b.close()
 	b.open()

@@ -185,7 +185,7 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	s := i.s
 	s.mu.Lock()
 	s.cur, s.lost, s.outage, s.lastByte = t, nil, nil, now
-	s.since, s.snapshot = at.Time, &Moment{Offset: at.Offset, Time: at.Time}
+	s.since, s.broken, s.snapshot = at.Time, "", &Moment{Offset: at.Offset, Time: at.Time}
 	if now.Sub(i.began) >= time.Second {
 		// What was written while the RDB came arrives only now, all at once.
 		s.outage = &outage{from: at.Time, at: at.Offset, cause: "full sync", waitFrom: now}
@@ -206,6 +206,10 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 func (i *incoming) Discard(cause error) {
 	if err := i.in.Discard(); err != nil {
 		i.s.log.Error("could not remove an RDB that did not arrive whole", "error", err)
+	}
+	if errors.Is(cause, net.ErrClosed) { // by ourselves: we are to leave
+		i.s.log.Info("the full sync was broken off")
+		return
 	}
 	i.s.log.Error("the full sync failed", "error", cause)
 }
@@ -238,11 +242,20 @@ func (s *Source) Durable() stream.Offset {
 	if cur == nil {
 		return 0
 	}
-	return cur.Durable().Offset
+	at := cur.Durable().Offset
+	if s.o.AckStore {
+		at = min(at, s.ledger.stored(cur))
+	}
+	return at
 }
 
 // Committed is signalled when Durable has risen.
-func (s *Source) Committed() <-chan struct{} { return s.src.Committed() }
+func (s *Source) Committed() <-chan struct{} {
+	if s.o.AckStore {
+		return s.risen
+	}
+	return s.src.Committed()
+}
 
 // Down takes note that nothing more comes, and from when on.
 func (s *Source) Down(cause error) {

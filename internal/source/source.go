@@ -2,14 +2,18 @@
 //
 // What the link receives goes to the spool, and the spool's durable offset goes back as the
 // acknowledgement (sink.go). Behind the spool, at its own pace, the shipper brings what the spool
-// holds to the store and lets the spool go of it (ship.go, seal.go). The two share nothing but
-// the spool: a store that is away or slow is never felt on the link, until the spool is full.
+// holds to the stores, one shipper each (ship.go, seal.go), and the spool lets go of what all of
+// them have (ledger.go). They share nothing but the spool: a store that is away or slow is never
+// felt on the link nor by another store. When the spool is full, what one store has is let go of,
+// and a store that lacks it gets it from there when it is back (heal.go). Only bytes that no store
+// has put the link down.
 //
 // A timeline begins with a full sync or as a branch, and goes on through restarts of either side
 // for as long as the master can continue where the spool ends (resume.go).
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,14 +47,20 @@ type Options struct {
 	Name     string
 	Link     syncer.Options // Listen, BudgetPath, Acked and Logger are set by New
 	Spool    *spool.Spool
-	Store    Store
-	Encoders *Encoders
+	Stores   []StoreOptions // at least one
+	AckStore bool           // acknowledge what all stores have, not what the spool has
 	Logger   *slog.Logger
 	Metrics  Observer // may be nil
 
-	Interval time.Duration // a byte is stored at this age at the latest; default 10 s
-	Target   int64         // bytes of stream in a compacted segment; default 64 MiB
-	MaxSpan  time.Duration // a compacted segment is due after this time, however small; default 1 h
+	Target  int64         // bytes of stream in a compacted segment; default 64 MiB
+	MaxSpan time.Duration // a compacted segment is due after this time, however small; default 1 h
+}
+
+// StoreOptions are one store to archive to.
+type StoreOptions struct {
+	Store    Store
+	Encoders *Encoders
+	Interval time.Duration // a byte is stored at this age at the latest; default 10 s, 1 s with AckStore
 }
 
 // An Observer is told of what takes time.
@@ -71,17 +81,23 @@ type Source struct {
 	names    map[string]bool // of the timelines that the store knew at the start
 	lost     *resumePoint    // where the store ends, when the spool holds nothing
 	branch   *branchPoint    // asked of the master, and not answered yet
-	orphan   *branchPoint    // begun, and its parent in the store doesn't know yet that it has ended
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up
 	lastByte time.Time
 	downAt   time.Time // when the last connection ended
 	roomErr  error
-	shipped  shipped
+	shipped  []shipped   // by store
 	since    stream.Time // from when on every moment can be restored
+	broken   string      // why nothing of what is being archived can be, "" if it can
 	snapshot *Moment     // the newest timeline's last
 
 	listening bool // on the announced port; the link's goroutine asks
+
+	shippers []*shipper
+	ledger   *ledger
+	letting  sync.Mutex    // held while the spool lets go of something
+	naming   sync.Mutex    // held while it is decided what a timeline is called
+	risen    chan struct{} // capacity 1: what all stores have has risen
 
 	clock clock
 	waits ackWaits
@@ -89,9 +105,6 @@ type Source struct {
 
 // New makes a source; Run makes it live.
 func New(o Options) *Source {
-	if o.Interval == 0 {
-		o.Interval = 10 * time.Second
-	}
 	if o.Target == 0 {
 		o.Target = min(64<<20, o.Spool.MaxSize()/8)
 	}
@@ -101,7 +114,16 @@ func New(o Options) *Source {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{}}
+	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{},
+		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1)}
+	for n, store := range o.Stores {
+		interval := cmp.Or(store.Interval, 10*time.Second)
+		if o.AckStore {
+			interval = min(interval, time.Second) // somebody waits for it
+		}
+		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval,
+			dir: filepath.Join(o.Spool.Dir(), o.Name), progress: map[*spool.Timeline]*progress{}})
+	}
 	s.o.Link.Logger = s.log
 	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")
 	s.o.Link.Acked = s.acked
@@ -134,11 +156,10 @@ func (s *Source) Run(ctx context.Context) error {
 	s.link = syncer.New(s.o.Link, s)
 	s.mu.Unlock()
 	shipping, stopShipping := context.WithCancel(context.WithoutCancel(ctx))
-	shipperEnded := make(chan struct{})
-	go func() { // outlives the link, to ship what it brought last
-		defer close(shipperEnded)
-		s.ship(shipping)
-	}()
+	var shippers sync.WaitGroup
+	for _, sh := range s.shippers { // they outlive the link, to ship what it brought last
+		shippers.Go(func() { sh.ship(shipping) })
+	}
 	held := len(src.Timelines()) > 0
 	if held {
 		g.Go(func() error { s.findWhereStoreEnds(alive); return nil })
@@ -152,7 +173,7 @@ func (s *Source) Run(ctx context.Context) error {
 	g.Go(func() error { return s.tick(alive) })
 	err = g.Wait()
 	stopShipping()
-	<-shipperEnded
+	shippers.Wait()
 	s.mu.Lock()
 	s.cur = nil
 	s.mu.Unlock()

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -58,8 +57,9 @@ func (r *rig) start(address string) {
 	require.NoError(r.t, err)
 	encoders, err := NewEncoders(1)
 	require.NoError(r.t, err)
-	o := Options{Name: "cache", Link: syncer.Options{Address: address}, Spool: r.spool, Store: r.store, Encoders: encoders,
-		Logger: slog.New(slog.NewTextHandler(logs{r.t}, nil)), Interval: 100 * time.Millisecond}
+	o := Options{Name: "cache", Link: syncer.Options{Address: address}, Spool: r.spool,
+		Stores: []StoreOptions{{Store: r.store, Encoders: encoders, Interval: 100 * time.Millisecond}},
+		Logger: slog.New(slog.NewTextHandler(logs{r.t}, nil))}
 	if r.tune != nil {
 		r.tune(&o)
 	}
@@ -227,9 +227,51 @@ func TestCompaction(t *testing.T) {
 	require.Len(t, cat.Timelines, 2)
 	require.Equal(t, cat.Timelines[0].Timeline, cat.Timelines[1].Parent.Timeline)
 	require.Equal(t, offset, cat.Timelines[1].Parent.Offset)
-	r.until("the parent has ended", func(Status) bool {
-		return slices.ContainsFunc(r.catalog().Timelines[0].Events, func(e archive.Event) bool { return e.Kind == archive.EventEnded })
-	})
+	require.Equal(t, cat.Timelines[1].Began, cat.Ended(cat.Timelines[0]))
+
+	// Once more, before anything of the branch is stored: it is the parent's end that counts.
+	r.stop()
+	require.NoError(t, os.RemoveAll(filepath.Join(r.dir, "spool")))
+	require.NoError(t, os.RemoveAll(filepath.Join(r.dir, "archive", "cache", cat.Timelines[1].Timeline, "log")))
+	r.start(master.Addr())
+	r.streaming()
+	require.Equal(t, "1", master.Info("stats")["sync_full"])
+	cat = r.catalog()
+	require.Len(t, cat.Timelines, 3)
+	require.Equal(t, offset, cat.Timelines[2].Parent.Offset)
+
+	// What no snapshot leads to is not gone on with: nothing of it could be restored.
+	r.stop()
+	require.NoError(t, os.RemoveAll(filepath.Join(r.dir, "spool")))
+	require.NoError(t, os.RemoveAll(filepath.Join(r.dir, "archive", "cache", cat.Timelines[0].Timeline, "snapshots")))
+	r.start(master.Addr())
+	r.streaming()
+	require.Equal(t, "2", master.Info("stats")["sync_full"])
+}
+
+// A file that is gone from the store, behind a spool that has let go of its bytes, is told at the
+// next start: nothing leads to what is archived from then on.
+func TestAHoleThatSomebodyMade(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t))
+	r := newRig(t, master.Addr(), func(o *Options) { o.Target = 1 << 20 })
+	r.streaming()
+	value := strings.Repeat("x", 10_000)
+	for i := range 3000 {
+		master.Do("SET", fmt.Sprintf("k%d", i%100), value)
+	}
+	require.EqualValues(t, 1, master.Do("WAIT", 1, 5000))
+	offset := stream.Offset(master.Offset())
+	r.until("stored", func(s Status) bool { return s.Stores[0].Stored >= offset })
+	r.stop()
+	cat, err := archive.Load(t.Context(), r.store, "cache")
+	require.NoError(t, err)
+	one := cat.Timelines[0]
+	require.NoError(t, r.store.Delete(t.Context(), one.Path(one.Segments[0].Name)))
+	r.start(master.Addr())
+	r.streaming()
+	st := r.until("broken", func(s Status) bool { return s.Broken != "" })
+	require.Contains(t, st.Broken, fmt.Sprintf("offsets %d to %d are missing", one.Segments[0].From, one.Segments[0].To))
+	require.Zero(t, st.Since)
 }
 
 // A failover to a replica that lacks our tail begins a branch: no full sync, and what was lost
@@ -304,7 +346,7 @@ func (s *stuck) Put(ctx context.Context, name string, r io.Reader) error {
 func TestLagOfAQuietMasterIsYoung(t *testing.T) {
 	master := enginetest.Start(t, enginetest.Any(t), "--repl-ping-replica-period", "3600")
 	held := &stuck{}
-	r := newRig(t, master.Addr(), func(o *Options) { held.Disk = o.Store.(*store.Disk); o.Store = held })
+	r := newRig(t, master.Addr(), func(o *Options) { held.Disk = o.Stores[0].Store.(*store.Disk); o.Stores[0].Store = held })
 	r.streaming()
 	master.Do("SET", "k", "v")
 	r.until("stored, and quiet", func(s Status) bool {
@@ -345,7 +387,7 @@ func TestNotDurableIsAsOldAsItsBytes(t *testing.T) {
 // segment begins where another ends.
 func TestSegmentsMeet(t *testing.T) {
 	master := enginetest.Start(t, enginetest.Any(t))
-	r := newRig(t, master.Addr(), func(o *Options) { o.Target = 1 << 20; o.Interval = time.Millisecond })
+	r := newRig(t, master.Addr(), func(o *Options) { o.Target = 1 << 20; o.Stores[0].Interval = time.Millisecond })
 	r.streaming()
 	c := master.Client()
 	for range 1500 {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,6 +35,7 @@ type Status struct {
 	NotDurableSecs float64       `json:"not_durable_seconds"`
 	Acked          stream.Offset `json:"acked"`
 	Since          stream.Time   `json:"restorable_since"` // every moment from here to the durable time can be restored
+	Broken         string        `json:"broken,omitempty"` // why what is being archived can't be restored
 	FullResyncs    int64         `json:"full_resyncs"`
 	PartialResyncs int64         `json:"partial_resyncs"`
 	NextFullResync stream.Time   `json:"next_full_resync"` // when the budget allows one
@@ -75,32 +77,41 @@ type StoreStatus struct {
 	Name        string        `json:"name"`
 	Stored      stream.Offset `json:"stored"`
 	StoredTime  stream.Time   `json:"stored_time"`
-	LagBytes    int64         `json:"lag_bytes"`
+	LagBytes    int64         `json:"lag_bytes"` // holes counted
 	LagSeconds  float64       `json:"lag_seconds"`
 	Error       string        `json:"error"` // of the last try, "" when it went well
 	Hint        string        `json:"hint,omitempty"`
 	Errors      int64         `json:"errors"`
 	Segments    int64         `json:"segments"`     // stored since the start
 	StreamBytes int64         `json:"stream_bytes"` // in them
+	Holes       []Hole        `json:"holes"`        // what the spool let go of before this store had it
+}
+
+// Hole is a part of a timeline's stream that a store lacks until it is healed.
+type Hole struct {
+	Timeline string        `json:"timeline"`
+	From     stream.Offset `json:"from"`
+	To       stream.Offset `json:"to"`
+	Cause    string        `json:"cause"`
 }
 
 // Status is what the source is doing now.
 func (s *Source) Status(now time.Time) Status {
 	s.mu.Lock()
-	link, cur, shipped, since, snapshot, roomErr := s.link, s.cur, s.shipped, s.since, s.snapshot, s.roomErr
-	up, lastByte := s.outage == nil, s.lastByte
+	link, cur, shipped, since, snapshot, roomErr := s.link, s.cur, slices.Clone(s.shipped), s.since, s.snapshot, s.roomErr
+	up, lastByte, broken := s.outage == nil, s.lastByte, s.broken
 	s.mu.Unlock()
 	st := Status{Name: s.o.Name, State: "connecting", Master: s.o.Link.Address, Since: since, LastSnapshot: snapshot,
 		Spool: SpoolStatus{Bytes: s.o.Spool.Used(), MaxBytes: s.o.Spool.MaxSize()}}
+	if broken != "" {
+		st.Broken, st.Since = broken, 0
+	}
 	if link != nil {
 		st.link(link.Status(), now)
 	}
 	if roomErr != nil { // what the link last failed of may be long over
 		st.Spool.Error = roomErr.Error()
 		st.Error, st.Hint, st.ErrorTime = roomErr.Error(), syncer.Hint(roomErr), st.PhaseSince
-	}
-	if shipped.of != cur {
-		shipped.stored = stream.Cursor{} // nothing yet of the timeline that has just begun
 	}
 	if cur != nil {
 		received, alive := cur.Received()
@@ -116,20 +127,9 @@ func (s *Source) Status(now time.Time) Status {
 			st.NotDurableSecs = max(0, now.Sub(s.waits.oldest(lastByte, durable.Offset)).Seconds())
 		}
 	}
-	store := StoreStatus{Name: s.o.Store.String(), Stored: shipped.stored.Offset, StoredTime: shipped.stored.Time,
-		Errors: shipped.errs, Segments: shipped.seals, StreamBytes: shipped.bytes}
-	if shipped.err != nil {
-		store.Error, store.Hint = shipped.err.Error(), syncer.Hint(shipped.err)
+	for n, have := range shipped {
+		st.Stores = append(st.Stores, s.storeStatus(n, have, cur, st.Durable, now))
 	}
-	base := store.Stored
-	if cur != nil {
-		base = max(base, cur.Info().Offset)
-	}
-	store.LagBytes = max(0, int64(st.Durable-base))
-	if !shipped.late.IsZero() && (store.LagBytes > 0 || shipped.waiting) {
-		store.LagSeconds = max(0, now.Sub(shipped.late).Seconds())
-	}
-	st.Stores = []StoreStatus{store}
 	return st
 }
 

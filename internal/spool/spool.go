@@ -122,6 +122,12 @@ func (s *Spool) MaxSize() int64 { return s.opts.MaxSize }
 // wait to be compacted should go now.
 func (s *Spool) Pressed() bool { return s.Used() > s.opts.MaxSize/2 || s.tight.Load() }
 
+// Crowded tells that the spool is about to be full, or its file system is.
+func (s *Spool) Crowded() bool { return s.Used() > s.opts.MaxSize/8*7 || s.tight.Load() }
+
+// Tight tells that its file system has less free than must stay.
+func (s *Spool) Tight() bool { return s.tight.Load() }
+
 // Close gives the spool up. Its timelines must have been closed before.
 func (s *Spool) Close() error { return s.lock.Unlock() }
 

@@ -75,14 +75,28 @@ type BudgetError struct {
 	Until time.Time
 	Why   string // why it would be a full resync
 	Do    string // the setting of the master that is too small, "" if that isn't known
+	After error  // how the last one failed, nil if it didn't
 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("a full resync waits until %s (each costs the master a fork): %s", e.Until.Format(stream.Layout), e.Why)
+	return fmt.Sprintf("a full resync waits until %s (each costs the master a fork): %s", e.Until.Format(stream.Layout), e.reason())
 }
 
-// Hint says which setting to change.
-func (e *BudgetError) Hint() string { return e.Do }
+// reason is why it comes, and what became of the last one.
+func (e *BudgetError) reason() string {
+	if e.After == nil {
+		return e.Why
+	}
+	return e.Why + "; the last one failed: " + e.After.Error()
+}
+
+// Hint says which setting to change, or what keeps full resyncs from succeeding.
+func (e *BudgetError) Hint() string {
+	if hint := Hint(e.After); hint != "" {
+		return hint
+	}
+	return e.Do
+}
 
 // loadBudget reads what an earlier run left. What can't be read counts as all free ones spent:
 // a daemon in a restart loop must not fork the master each time.
@@ -127,7 +141,7 @@ func (l *Link) allowFull(v Verdict, now time.Time) error {
 	next := l.budget.Next(now)
 	l.change(func(s *Status) { s.NextFullResync = next })
 	if next.After(now) {
-		return &BudgetError{Until: next, Why: v.Why, Do: v.Do}
+		return &BudgetError{Until: next, Why: v.Why, Do: v.Do, After: l.syncFailed}
 	}
 	return nil
 }

@@ -160,3 +160,24 @@ func TestBacklogTooSmallIsSaidBeforehand(t *testing.T) {
 		require.Equal(t, 2, fullSyncs(master))
 	})
 }
+
+// While a full resync waits, what kept the last one from succeeding is still said: it is that which
+// somebody has to mend.
+func TestAWaitingFullResyncTellsOfTheLastOne(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	l := New(Options{}, nil)
+	l.budget = Budget{Spent: freeResyncs, Since: now, Last: now}
+	l.syncFailed = &hinted{}
+	err := l.allowFull(Verdict{Full: true, Why: "nothing is held"}, now)
+	require.ErrorContains(t, err, ": nothing is held; the last one failed: the disk is full")
+	require.Equal(t, "make room", Hint(err))
+	l.failed(err, now)
+	st := l.Status()
+	require.Equal(t, "with a full resync: nothing is held; the last one failed: the disk is full", st.Why)
+	require.Equal(t, "make room", st.LastHint)
+}
+
+type hinted struct{}
+
+func (*hinted) Error() string { return "the disk is full" }
+func (*hinted) Hint() string  { return "make room" }

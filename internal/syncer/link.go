@@ -132,8 +132,9 @@ type Link struct {
 	tries      int    // connections that failed in a row
 	said       string // the failure that was logged last
 	saidAt     time.Time
-	expectFull bool // the last resync was a full one, and was not foreseen
-	cut        cut  // how the last transfer ended, if badly
+	expectFull bool  // the last resync was a full one, and was not foreseen
+	cut        cut   // how the last transfer ended, if badly
+	syncFailed error // what kept the last full resync from being made durable, nil if it was
 	localIP    string
 	port       int // announced for localIP
 
@@ -235,7 +236,7 @@ func ignoreClosed(err error) error {
 func (l *Link) failed(err error, now time.Time) time.Duration {
 	var budget *BudgetError
 	if errors.As(err, &budget) {
-		l.phase(Waiting, budget.Why, budget.Until)
+		l.phase(Waiting, "with a full resync: "+budget.reason(), budget.Until)
 		l.note(err, now)
 		// Asked again now and then: neither a storm, nor an hour's sleep over a master that could
 		// go on after all.
@@ -247,16 +248,20 @@ func (l *Link) failed(err error, now time.Time) time.Duration {
 	if errors.As(err, &refusal) && refusal.Passing {
 		longest = 2 * time.Second
 	}
-	pause := backoff(l.tries, longest)
+	first := 100 * time.Millisecond
+	if l.syncFailed != nil && errors.Is(err, l.syncFailed) {
+		first = time.Second // the free ones shouldn't be gone before anything can have changed
+	}
+	pause := backoff(l.tries, first, longest)
 	l.tries++
 	l.phase(Waiting, "to connect again", now.Add(pause))
 	return pause
 }
 
-// backoff is the pause after the failure number n in a row, from 0: 100 ms doubling to longest,
+// backoff is the pause after the failure number n in a row, from 0: first, doubling to longest,
 // less up to half, so that many links don't come back at once.
-func backoff(n int, longest time.Duration) time.Duration {
-	return jitter(min(longest, 100*time.Millisecond<<min(n, 20)))
+func backoff(n int, first, longest time.Duration) time.Duration {
+	return jitter(min(longest, first<<min(n, 20)))
 }
 
 func jitter(d time.Duration) time.Duration {

@@ -298,7 +298,7 @@ func TestProgressOfATransfer(t *testing.T) {
 func TestBackoffGrowsToItsBoundAndIsJittered(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for n := range 100 {
-		d := backoff(n, 30*time.Second)
+		d := backoff(n, 100*time.Millisecond, 30*time.Second)
 		want := min(30*time.Second, 100*time.Millisecond<<min(n, 20))
 		require.LessOrEqual(t, d, want)
 		require.GreaterOrEqual(t, d, want/2)

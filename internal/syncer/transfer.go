@@ -73,6 +73,18 @@ func (c *conn) transfer(id stream.ReplID, at stream.Offset, attach func()) error
 	c.l.phase(Saving, "", time.Time{})
 	c.l.cut = cut{at: at, id: id}
 	attach()
+	if c.l.syncFailed = c.takeRDB(id, at); c.l.syncFailed != nil {
+		return c.l.syncFailed
+	}
+	err := c.receive()
+	// From now on it is a matter of the backlog whether the master can continue.
+	c.l.cut.sawTheEnd = true
+	c.l.cut.happened = KindOf(err) == KindClosed && time.Since(c.began) < soonAfter
+	return err
+}
+
+// takeRDB takes in the RDB. When it returns nil, a timeline has begun.
+func (c *conn) takeRDB(id stream.ReplID, at stream.Offset) error {
 	size, mark, err := c.header()
 	if err != nil {
 		c.l.cut.happened = KindOf(err) == KindSave
@@ -89,11 +101,7 @@ func (c *conn) transfer(id stream.ReplID, at stream.Offset, attach func()) error
 		in.Discard(err)
 		return err
 	}
-	err = c.receive()
-	// From now on it is a matter of the backlog whether the master can continue.
-	c.l.cut.sawTheEnd = true
-	c.l.cut.happened = KindOf(err) == KindClosed && time.Since(c.began) < soonAfter
-	return err
+	return nil
 }
 
 // header reads what stands before the RDB: "$<length>", or "$EOF:<mark>" where the master sends

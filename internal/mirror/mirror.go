@@ -1,0 +1,226 @@
+// Package mirror brings one store up to another.
+//
+// What one archive has and another lacks is copied file by file, as it is stored: nothing is
+// decompressed, decrypted or written anew, so the names, which hold sums, stay true, and every file
+// is held against its sum while it passes: one that is damaged is not spread. A timeline's files
+// come in the order in which a reader may see them: timeline.json, snapshots (the sidecar last),
+// the log, events. What the other store has already, in whatever segments, is not copied again,
+// so a copy that was cut off goes on where it was.
+//
+// The daemon heals a store with it that was away too long (internal/source), and `offloader copy`
+// is it.
+package mirror
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Store is what is copied to; archive.Files is all that is needed of the other side.
+type Store interface {
+	archive.Files
+	Put(ctx context.Context, name string, r io.Reader) error
+}
+
+// Result is what a copy did.
+type Result struct {
+	Files int64 `json:"files"`
+	Bytes int64 `json:"bytes"` // as stored
+}
+
+// A Copier copies from one store to another.
+type Copier struct {
+	From archive.Files
+	To   Store
+	// Copied is told of each file that was; may be nil.
+	Copied func(name string, bytes int64)
+
+	done Result
+}
+
+// Done is what was copied so far.
+func (c *Copier) Done() Result { return c.done }
+
+// Source copies all timelines of a source. One that the other store has under the same name from
+// another spool is left alone, and is an error once the others are copied; so is what is damaged
+// here.
+func (c *Copier) Source(ctx context.Context, source string) error {
+	from, err := archive.Load(ctx, c.From, source)
+	if err != nil {
+		return err
+	}
+	to, err := archive.Load(ctx, c.To, source)
+	if err != nil {
+		return err
+	}
+	errs := slices.Clone(from.Problems)
+	for _, t := range from.Timelines {
+		if err := c.timeline(ctx, t, to.Timeline(t.Timeline)); err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// timeline copies t; have is what the other store knows of it, nil for nothing.
+func (c *Copier) timeline(ctx context.Context, t, have *archive.Timeline) error {
+	if have == nil {
+		if err := c.file(ctx, t.Path(archive.TimelineFile), asItIs); err != nil {
+			return fmt.Errorf("copy timeline %s: %w", t.Timeline, err)
+		}
+		have = &archive.Timeline{TimelineInfo: t.TimelineInfo}
+	}
+	if have.Spool != t.Spool || have.ReplID != t.ReplID || have.Offset != t.Offset {
+		return fmt.Errorf("timeline %s is another one in the other store: it has spool %s there and %s here", t.Timeline, have.Spool, t.Spool)
+	}
+	errs := []error{c.Snapshots(ctx, t, have)}
+	if ctx.Err() == nil {
+		_, err := c.Log(ctx, t, have, stream.Range{From: t.Offset, To: max(t.Offset, t.End())})
+		errs = append(errs, err)
+	}
+	if ctx.Err() == nil {
+		errs = append(errs, c.events(ctx, t, have))
+	}
+	return errors.Join(errs...)
+}
+
+// Snapshots copies those of t that have lacks.
+func (c *Copier) Snapshots(ctx context.Context, t, have *archive.Timeline) error {
+	var errs []error
+	for _, s := range t.Snapshots {
+		if slices.ContainsFunc(have.Snapshots, func(h archive.Snapshot) bool { return h.Offset == s.Offset && h.Time == s.Time }) {
+			continue
+		}
+		if err := c.snapshot(ctx, t, s); err != nil {
+			errs = append(errs, fmt.Errorf("copy a snapshot: %w", err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// snapshot copies the RDB, and then its sidecar: with it the snapshot exists.
+func (c *Copier) snapshot(ctx context.Context, t *archive.Timeline, s archive.Snapshot) error {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return err
+	}
+	check := func(r io.Reader) io.Reader { return archive.CheckStoredSnapshot(r, t.Path(s.Name), info) }
+	if err := c.file(ctx, t.Path(s.Name), check); err != nil {
+		return err
+	}
+	return c.file(ctx, t.Path(s.Sidecar()), asItIs)
+}
+
+// Log copies segments that together hold what is here of r and missing there. It gives what of r is
+// still missing when it is done.
+func (c *Copier) Log(ctx context.Context, t, have *archive.Timeline, r stream.Range) (missing []stream.Range, err error) {
+	there := slices.Clone(have.Segments)
+	for _, hole := range archive.Missing(there, r) {
+		for at := hole.From; at < hole.To; {
+			used, reached := archive.Cover(t.Segments, stream.Range{From: at, To: hole.To})
+			for _, s := range used {
+				check := func(r io.Reader) io.Reader { return archive.CheckStoredSegment(r, t.Path(s.Name), s.Sum) }
+				if err := c.file(ctx, t.Path(s.Name), check); err != nil {
+					return nil, fmt.Errorf("copy a segment: %w", err)
+				}
+				there = append(there, s)
+			}
+			if at = next(t.Segments, reached); at < 0 {
+				break // nothing more here
+			}
+		}
+	}
+	slices.SortStableFunc(there, func(a, b archive.Segment) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
+	})
+	return archive.Missing(there, r), nil
+}
+
+// next is where the first segment behind an offset begins, -1 where none does.
+func next(segments []archive.Segment, at stream.Offset) stream.Offset {
+	for _, s := range segments {
+		if s.From > at {
+			return s.From
+		}
+	}
+	return -1
+}
+
+// events copies those that the other store lacks. One that it has in other words stays: each is
+// written once.
+func (c *Copier) events(ctx context.Context, t, have *archive.Timeline) error {
+	for _, e := range t.Events {
+		if slices.ContainsFunc(have.Events, func(h archive.Event) bool { return h.Name() == e.Name() }) {
+			continue
+		}
+		if err := c.file(ctx, t.Path(e.Name()), asItIs); err != nil {
+			return fmt.Errorf("copy an event: %w", err)
+		}
+	}
+	return nil
+}
+
+// asItIs is for files that have no sum.
+func asItIs(r io.Reader) io.Reader { return r }
+
+// file copies one file; check gives its bytes on and fails at its end where they are not right.
+// One that is there already, from a copy that was cut off, must pass the same check.
+func (c *Copier) file(ctx context.Context, name string, check func(io.Reader) io.Reader) (err error) {
+	src, err := c.From.Open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	n := &counter{r: check(src)}
+	err = c.To.Put(ctx, name, n)
+	if errors.Is(err, fs.ErrExist) {
+		return c.same(ctx, name, check)
+	}
+	if err != nil {
+		return err
+	}
+	c.done.Files++
+	c.done.Bytes += n.n
+	if c.Copied != nil {
+		c.Copied(name, n.n)
+	}
+	return nil
+}
+
+// same checks a file that the other store has.
+func (c *Copier) same(ctx context.Context, name string, check func(io.Reader) io.Reader) (err error) {
+	there, err := c.To.Open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, there.Close()) }()
+	if _, err := io.Copy(io.Discard, check(there)); err != nil {
+		return fmt.Errorf("the other store has %s already, and not the same: %w", name, err)
+	}
+	return nil
+}
+
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,257 @@
+package source
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// ledger is what each store has of each timeline, as its shipper has found it. From it follows what
+// the spool may let go of: what all stores have. Of a store that has not answered yet nothing is
+// known, and nothing is let go of.
+type ledger struct {
+	mu     sync.Mutex
+	stores []map[*spool.Timeline]entry
+}
+
+// entry is what one store has of one timeline.
+type entry struct {
+	claimed  bool          // timeline.json, by this spool
+	base     stream.Offset // all before it is compacted, or can't be had from the spool any more
+	stored   stream.Offset // all from base to it is there
+	whole    stream.Offset // nothing before it is missing, the snapshot neither; never falls
+	snapshot bool          // the one that the timeline began with
+	events   map[string]bool
+	holes    []Hole
+	done     bool // all of it, and no more will come
+}
+
+func newLedger(stores int) *ledger {
+	l := &ledger{}
+	for range stores {
+		l.stores = append(l.stores, map[*spool.Timeline]entry{})
+	}
+	return l
+}
+
+// enter takes note of what store n has of t. It tells whether whole has risen.
+func (l *ledger) enter(n int, t *spool.Timeline, e entry) (risen bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.stores[n][t]
+	e.claimed = true
+	e.whole = max(e.whole, was.whole) // a master takes no acknowledgement back
+	l.stores[n][t] = e
+	return e.whole > was.whole
+}
+
+// claim takes note that store n has t's timeline.json.
+func (l *ledger) claim(n int, t *spool.Timeline) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.stores[n][t]
+	e.claimed = true
+	l.stores[n][t] = e
+}
+
+// claimedElsewhere tells whether another store than n has t's timeline.json.
+func (l *ledger) claimedElsewhere(n int, t *spool.Timeline) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, store := range l.stores {
+		if i != n && store[t].claimed {
+			return true
+		}
+	}
+	return false
+}
+
+// of is what the stores have of t, in the order of the configuration.
+func (l *ledger) of(t *spool.Timeline) []entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []entry
+	for _, store := range l.stores {
+		all = append(all, store[t])
+	}
+	return all
+}
+
+// stored is up to where every store has t without a hole.
+func (l *ledger) stored(t *spool.Timeline) stream.Offset {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := l.stores[0][t].whole
+	for _, store := range l.stores[1:] {
+		at = min(at, store[t].whole)
+	}
+	return at
+}
+
+// holes are those of store n, in order.
+func (l *ledger) holes(n int) []Hole {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := []Hole{}
+	for _, e := range l.stores[n] {
+		all = append(all, e.holes...)
+	}
+	slices.SortFunc(all, func(a, b Hole) int { return cmp.Or(cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.From, b.From)) })
+	return all
+}
+
+// forget takes out a timeline that the spool lets go of.
+func (l *ledger) forget(t *spool.Timeline) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, store := range l.stores {
+		delete(store, t)
+	}
+}
+
+// letGo lets the spool go of what all stores have. When the spool is about to be full, it goes on
+// with the oldest that at least one of them has: the others get it from there (heal).
+func (s *Source) letGo() error {
+	s.letting.Lock()
+	defer s.letting.Unlock()
+	all := s.src.Timelines()
+	for i, t := range all {
+		if err := s.letGoOf(t, s.ledger.of(t), i == len(all)-1); err != nil {
+			return fmt.Errorf("let go of timeline %s in the spool: %w", t.Info().Timeline, err)
+		}
+	}
+	for _, t := range s.src.Timelines() {
+		if err := s.letGoForRoom(t, s.ledger.of(t)); err != nil {
+			return fmt.Errorf("make room in the spool: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Source) letGoOf(t *spool.Timeline, have []entry, newest bool) error {
+	each := func(ok func(entry) bool) bool {
+		return !slices.ContainsFunc(have, func(e entry) bool { return !ok(e) })
+	}
+	if !newest && each(func(e entry) bool { return e.done }) {
+		s.mu.Lock()
+		delete(s.ended, t)
+		s.mu.Unlock()
+		s.ledger.forget(t)
+		return s.src.Drop(t)
+	}
+	if each(func(e entry) bool { return e.snapshot }) && t.SnapshotPath() != "" {
+		if err := t.DropSnapshot(); err != nil {
+			return err
+		}
+	}
+	for name := range have[0].events {
+		if each(func(e entry) bool { return e.events[name] }) {
+			if err := t.DropEvent(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	base := have[0].base
+	for _, e := range have[1:] {
+		base = min(base, e.base)
+	}
+	return t.Trim(base)
+}
+
+// letGoForRoom lets go of what one store has and another lacks, as long as the spool is crowded.
+// What that is, is kept before it goes.
+func (s *Source) letGoForRoom(t *spool.Timeline, have []entry) error {
+	if len(have) < 2 || !s.o.Spool.Crowded() {
+		return nil
+	}
+	best := slices.MaxFunc(have, func(a, b entry) int { return cmp.Compare(a.base, b.base) }).base
+	one := slices.ContainsFunc(have, func(e entry) bool { return e.snapshot })
+	if one && t.SnapshotPath() != "" && s.o.Spool.Tight() {
+		for n, e := range have {
+			if err := s.lacks(n, t, !e.snapshot, stream.Range{}, s.awayFor(n)); err != nil {
+				return err
+			}
+		}
+		if err := t.DropSnapshot(); err != nil {
+			return err
+		}
+	}
+	for s.o.Spool.Crowded() {
+		from := t.Trimmed()
+		cut, ok := t.CutAfter(from + 1)
+		if !ok || cut > best {
+			return nil
+		}
+		for n, e := range have {
+			if err := s.lacks(n, t, false, stream.Range{From: max(from, e.stored), To: cut}, s.awayFor(n)); err != nil {
+				return err
+			}
+		}
+		if err := t.Trim(cut); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lacks keeps what store n can't get from the spool any more. s.letting is held.
+func (s *Source) lacks(n int, t *spool.Timeline, snapshot bool, r stream.Range, cause string) error {
+	if !snapshot && r.Len() == 0 {
+		return nil
+	}
+	store := s.shippers[n].store.String()
+	l, err := t.Lack(store)
+	if err != nil {
+		return err
+	}
+	l.Snapshot = l.Snapshot || snapshot
+	if last := len(l.Log) - 1; last >= 0 && l.Log[last].To == r.From {
+		l.Log[last].To = r.To
+	} else if r.Len() > 0 {
+		l.Log = append(l.Log, spool.LackRange{Range: r, Cause: cause})
+		s.log.Error("a store lacks what the spool has let go of: it will get it from another store", "store", store, "timeline", t.Info().Timeline, "from", r.From, "cause", cause)
+	}
+	return t.SetLack(store, l)
+}
+
+// isNew takes note that store n knows nothing of t: it lacks what the spool no longer has.
+func (s *Source) isNew(n int, t *spool.Timeline) error {
+	s.letting.Lock()
+	defer s.letting.Unlock()
+	info := t.Info()
+	return s.lacks(n, t, info.Parent == nil && t.SnapshotPath() == "", stream.Range{From: info.Offset, To: t.Trimmed()}, "the store is new")
+}
+
+// got takes note that store n has got what it lacked from another store.
+func (s *Source) got(n int, t *spool.Timeline, snapshot bool, ranges []stream.Range) error {
+	s.letting.Lock()
+	defer s.letting.Unlock()
+	store := s.shippers[n].store.String()
+	l, err := t.Lack(store)
+	if err != nil {
+		return err
+	}
+	left := spool.Lack{Snapshot: l.Snapshot && !snapshot}
+	for _, was := range l.Log {
+		for _, r := range archive.Missing(segmentsOf(ranges), was.Range) {
+			left.Log = append(left.Log, spool.LackRange{Range: r, Cause: was.Cause})
+		}
+	}
+	return t.SetLack(store, left)
+}
+
+// segmentsOf lets ranges be reckoned with as segments are.
+func segmentsOf(ranges []stream.Range) []archive.Segment {
+	all := make([]archive.Segment, len(ranges))
+	for i, r := range ranges {
+		all[i].Range = r
+	}
+	return all
+}

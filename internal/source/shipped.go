@@ -1,0 +1,119 @@
+package source
+
+import (
+	"context"
+	"time"
+
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/syncer"
+)
+
+// shipped is how one store is doing, for the status.
+type shipped struct {
+	of      *spool.Timeline
+	stored  stream.Cursor // end of what is stored of it, the newest timeline
+	err     error         // of the last pass, nil when it went well
+	errs    int64
+	seals   int64     // segments stored, compacted ones too
+	bytes   int64     // of stream in them
+	waiting bool      // the newest timeline's snapshot is not stored yet
+	late    time.Time // since when the store lacks something durable of it; zero: it lacks nothing
+}
+
+// enter puts what was found of t into the ledger and the status.
+func (sh *shipper) enter(t *spool.Timeline, p *progress, newest bool) {
+	at := t.Boundary().Offset
+	e := entry{base: p.base, stored: p.stored.Offset, whole: p.whole(), snapshot: p.snapshot, events: p.events}
+	e.done = p.ended && p.snapshot && len(p.holes) == 0 && p.base == at && t.Durable().Offset == at
+	for _, h := range p.holes {
+		e.holes = append(e.holes, Hole{Timeline: t.Info().Timeline, From: h.From, To: h.To, Cause: h.cause})
+	}
+	if sh.s.ledger.enter(sh.n, t, e) {
+		signal(sh.s.risen)
+	}
+	if !newest {
+		return
+	}
+	sh.s.mu.Lock()
+	defer sh.s.mu.Unlock()
+	if have := &sh.s.shipped[sh.n]; have.of != t || have.stored != p.stored {
+		have.of, have.stored, have.late = t, p.stored, time.Time{} // what is behind it is younger
+	}
+}
+
+// noteLag keeps since when the store has been behind. It looks before each pass, so an error of the
+// store doesn't hide it. The age of what was stored last would be no measure: on a quiet master it
+// is old all the time.
+func (sh *shipper) noteLag(now time.Time) {
+	s := sh.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == nil {
+		return
+	}
+	have, stored := &s.shipped[sh.n], s.cur.Info().Offset
+	if have.of == s.cur {
+		stored = max(stored, have.stored.Offset)
+	}
+	switch {
+	case s.cur.Durable().Offset <= stored && !have.waiting:
+		have.late = time.Time{}
+	case have.late.IsZero():
+		have.late = now
+	}
+}
+
+// noteShipping keeps the outcome of a pass for the status, and logs a change of it.
+func (sh *shipper) noteShipping(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	s := sh.s
+	s.mu.Lock()
+	have := &s.shipped[sh.n]
+	was := have.err
+	have.err = err
+	if err != nil {
+		have.errs++
+	}
+	s.mu.Unlock()
+	switch {
+	case err != nil && (was == nil || was.Error() != err.Error()):
+		s.log.Error("the store can't be written: the spool keeps what it lacks", "store", sh.store.String(), "error", err, "hint", syncer.Hint(err))
+	case err == nil && was != nil:
+		s.log.Info("the store can be written again", "store", sh.store.String())
+	}
+}
+
+// storeStatus is how store n is doing, where durable is the last durable offset of timeline cur.
+func (s *Source) storeStatus(n int, have shipped, cur *spool.Timeline, durable stream.Offset, now time.Time) StoreStatus {
+	if have.of != cur {
+		have.stored = stream.Cursor{} // nothing yet of the timeline that has just begun
+	}
+	st := StoreStatus{Name: s.shippers[n].store.String(), Stored: have.stored.Offset, StoredTime: have.stored.Time,
+		Errors: have.errs, Segments: have.seals, StreamBytes: have.bytes, Holes: s.ledger.holes(n)}
+	if have.err != nil {
+		st.Error, st.Hint = have.err.Error(), syncer.Hint(have.err)
+	}
+	base := st.Stored
+	if cur != nil {
+		base = max(base, cur.Info().Offset)
+	}
+	st.LagBytes = max(0, int64(durable-base))
+	for _, h := range st.Holes {
+		st.LagBytes += int64(h.To - h.From)
+	}
+	if !have.late.IsZero() && (st.LagBytes > 0 || have.waiting) {
+		st.LagSeconds = max(0, now.Sub(have.late).Seconds())
+	}
+	return st
+}
+
+// signal wakes whoever waits on c, which has a capacity of 1.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,184 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// findWhereStoreEnds looks in the store, when the spool holds nothing, for the newest timeline
+// and its last boundary: the archive goes on there as a branch, without a full sync where the
+// master allows. It tries until the store has answered.
+func (s *Source) findWhereStoreEnds(ctx context.Context) {
+	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+		lost, names, err := s.lookIntoStores(ctx)
+		if err == nil {
+			s.mu.Lock()
+			s.names = names
+			if s.cur == nil {
+				s.lost = lost
+			}
+			s.mu.Unlock()
+			if lost != nil {
+				s.log.Info("the spool holds nothing: going on where the stores end", "timeline", lost.timeline, "offset", lost.at.Offset)
+			}
+			return
+		}
+		s.mu.Lock()
+		held := s.cur != nil
+		s.mu.Unlock()
+		if held {
+			return // the store's names only serve to find free ones
+		}
+		s.log.Error("a store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// lookIntoStores learns at the start what the stores hold: the names that are taken, and, where the
+// spool holds nothing, where the archive can go on. Where it holds a timeline, from when on its
+// moments can be restored. The spool is looked into first: what leaves it meanwhile is in a store.
+func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]bool, error) {
+	views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	cat, err := s.load(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	names := map[string]bool{}
+	for _, t := range cat.Timelines {
+		names[t.Timeline] = true
+	}
+	s.mu.Lock()
+	cur := s.cur
+	s.mu.Unlock()
+	if cur == nil {
+		lost, err := s.storeEnd(ctx, cat)
+		return lost, names, err
+	}
+	for _, v := range views {
+		cat.Add(v)
+	}
+	return nil, names, s.lookBack(cat, cur)
+}
+
+// load unites what all stores hold. Each must answer: one that doesn't may have the newest.
+func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
+	var all *archive.Catalog
+	for _, sh := range s.shippers {
+		cat, err := archive.Load(ctx, sh.store, s.o.Name)
+		if err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = cat
+			continue
+		}
+		for _, t := range cat.Timelines {
+			all.Add(t)
+		}
+	}
+	return all, nil
+}
+
+// storeEnd is where the newest timeline that can be restored ends: a branch goes on there, and
+// what is acknowledged from then on can be restored too. A timeline without a snapshot that leads to
+// its end is no such one, nor is what follows a hole.
+func (s *Source) storeEnd(ctx context.Context, cat *archive.Catalog) (*resumePoint, error) {
+	for i := len(cat.Timelines) - 1; i >= 0; i-- {
+		t := cat.Timelines[i]
+		windows, err := cat.Windows(t)
+		if err != nil || len(windows) == 0 {
+			s.log.Warn("nothing leads to where this timeline ends: it can't be gone on with", "timeline", t.Timeline, "offset", t.End(), "error", err)
+			continue
+		}
+		to := windows[len(windows)-1].To
+		if to.Offset < t.Offset {
+			continue // all of it was lost: its parent goes on
+		}
+		if to.Offset < t.End() {
+			s.log.Warn("the end of this timeline can't be restored: going on before it", "timeline", t.Timeline, "end", t.End(), "offset", to.Offset)
+		}
+		parts, err := cat.Chain(t)
+		if err != nil {
+			return nil, err
+		}
+		at, err := cursorAt(ctx, parts, to)
+		if err != nil {
+			return nil, err
+		}
+		return &resumePoint{timeline: t.Timeline, id: t.ReplIDAt(at.Offset), at: at}, nil
+	}
+	return nil, nil
+}
+
+// cursorAt finds what is selected at the end of a window.
+func cursorAt(ctx context.Context, parts []archive.Part, to archive.Position) (stream.Cursor, error) {
+	for _, p := range parts {
+		for _, seg := range p.Timeline.Segments {
+			if seg.From < to.Offset && to.Offset <= min(seg.To, p.To) {
+				r, err := seg.Open(ctx)
+				if err != nil {
+					return stream.Cursor{}, err
+				}
+				return lastBoundary(r, seg.From, to.Offset)
+			}
+		}
+	}
+	for _, p := range parts {
+		for _, snap := range p.Timeline.Snapshots {
+			if snap.Offset == to.Offset {
+				info, err := snap.Info(ctx)
+				return stream.Cursor{Offset: snap.Offset, DB: info.DB, Time: snap.Time}, err
+			}
+		}
+	}
+	return stream.Cursor{}, fmt.Errorf("nothing in the stores ends at offset %d", to.Offset)
+}
+
+// lookBack finds from when on every moment of the spool's timeline can be restored, and its last
+// snapshot. Where nothing leads to what is being archived, that must be told, and loudly.
+func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) error {
+	t := cat.Timeline(cur.Info().Timeline)
+	windows, err := cat.Windows(t)
+	broken := ""
+	switch n := len(windows); {
+	case err != nil:
+		broken = err.Error()
+	case n == 0:
+		broken = "no snapshot of it is left"
+	case windows[n-1].To.Offset < t.End():
+		gaps, err := cat.Gaps(t)
+		broken = fmt.Sprintf("nothing leads from offset %d on", windows[n-1].To.Offset)
+		if err == nil && len(gaps) > 0 {
+			last := gaps[len(gaps)-1]
+			broken = fmt.Sprintf("offsets %d to %d are missing: %s", last.From.Offset, last.To.Offset, last.Cause)
+		}
+	}
+	if broken != "" {
+		s.log.Error("what is being archived can't be restored", "timeline", t.Timeline, "cause", broken)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur != cur {
+		return nil
+	}
+	s.broken = broken
+	if n := len(windows); n > 0 && s.since == 0 {
+		s.since = windows[n-1].From.Time
+	}
+	if n := len(t.Snapshots); n > 0 && s.snapshot == nil {
+		last := t.Snapshots[n-1]
+		s.snapshot = &Moment{Offset: last.Offset, Time: last.Time}
+	}
+	return nil
+}
