@@ -44,7 +44,7 @@ func (p *progress) behind(t *spool.Timeline) bool { return p.base < t.Trimmed() 
 // whole is up to where nothing is missing of t; nothing is there without the snapshot.
 func (p *progress) whole() stream.Offset {
 	switch {
-	case !p.snapshot:
+	case !p.first:
 		return 0
 	case len(p.holes) > 0:
 		return p.holes[0].From
@@ -67,7 +67,11 @@ func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) err
 		}
 		h.noted = true
 	}
-	snapshot := !p.snapshot && t.SnapshotPath() == ""
+	held, err := holdsFirst(t)
+	if err != nil {
+		return err
+	}
+	snapshot := !p.first && !held
 	if len(p.holes) == 0 && !snapshot || time.Since(p.healed) < healEvery {
 		return nil
 	}
@@ -106,7 +110,7 @@ func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeli
 		if err := c.Snapshots(ctx, theirs, ours); err != nil {
 			return false, err
 		}
-		p.snapshot = true
+		p.first = true
 		sh.s.log.Info("the store got the snapshot from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline)
 		return true, sh.s.got(sh.n, t, true, nil)
 	}

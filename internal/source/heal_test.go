@@ -62,7 +62,7 @@ func (p *pair) one(n int) error {
 		busy := false
 		for _, t := range p.s.src.Timelines() {
 			g := sh.progress[t]
-			busy = busy || g == nil || t.Durable() != t.Boundary() || g.stored.Offset != t.Boundary().Offset || (!g.snapshot || len(g.holes) > 0) && g.healed.IsZero()
+			busy = busy || g == nil || t.Durable() != t.Boundary() || g.stored.Offset != t.Boundary().Offset || (!g.first || len(g.holes) > 0) && g.healed.IsZero()
 		}
 		if !busy {
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
 
@@ -19,22 +20,25 @@ import (
 type ledger struct {
 	mu     sync.Mutex
 	stores []map[*spool.Timeline]entry
+	cuts   map[*spool.Timeline][]stream.Offset // where snapshots are, or will be: the log is cut there
 }
 
 // entry is what one store has of one timeline.
 type entry struct {
-	claimed  bool          // timeline.json, by this spool
-	base     stream.Offset // all before it is compacted, or can't be had from the spool any more
-	stored   stream.Offset // all from base to it is there
-	whole    stream.Offset // nothing before it is missing, the snapshot neither; never falls
-	snapshot bool          // the one that the timeline began with
+	claimed  bool                   // timeline.json, by this spool
+	base     stream.Offset          // all before it is compacted, or can't be had from the spool any more
+	stored   stream.Offset          // all from base to it is there
+	whole    stream.Offset          // nothing before it is missing, the snapshot neither; never falls
+	reserved stream.Offset          // what is being compacted will end there; 0: not known
+	first    bool                   // the snapshot that the timeline began with
+	taken    map[stream.Offset]bool // snapshots that were taken later
 	events   map[string]bool
 	holes    []Hole
 	done     bool // all of it, and no more will come
 }
 
 func newLedger(stores int) *ledger {
-	l := &ledger{}
+	l := &ledger{cuts: map[*spool.Timeline][]stream.Offset{}}
 	for range stores {
 		l.stores = append(l.stores, map[*spool.Timeline]entry{})
 	}
@@ -47,6 +51,7 @@ func (l *ledger) enter(n int, t *spool.Timeline, e entry) (risen bool) {
 	defer l.mu.Unlock()
 	was := l.stores[n][t]
 	e.claimed = true
+	e.reserved = max(e.base, was.reserved)
 	e.whole = max(e.whole, was.whole) // a master takes no acknowledgement back
 	l.stores[n][t] = e
 	return e.whole > was.whole
@@ -107,13 +112,66 @@ func (l *ledger) holes(n int) []Hole {
 	return all
 }
 
-// forget takes out a timeline that the spool lets go of.
-func (l *ledger) forget(t *spool.Timeline) {
+// only forgets all timelines but these, which the spool still holds.
+func (l *ledger) only(held []*spool.Timeline) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, store := range l.stores {
-		delete(store, t)
+		maps.DeleteFunc(store, func(t *spool.Timeline, _ entry) bool { return !slices.Contains(held, t) })
 	}
+	maps.DeleteFunc(l.cuts, func(t *spool.Timeline, _ []stream.Offset) bool { return !slices.Contains(held, t) })
+}
+
+// cut has the log of t cut at an offset, where a snapshot will be. It fails where a store has
+// a compacted segment across it, or is making one.
+func (l *ledger) cut(t *spool.Timeline, at stream.Offset) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, store := range l.stores {
+		if e := store[t]; e.reserved > at {
+			return fmt.Errorf("offset %d lies in what is compacted already, up to %d", at, e.reserved)
+		}
+	}
+	if !slices.Contains(l.cuts[t], at) {
+		l.cuts[t] = append(l.cuts[t], at)
+		slices.Sort(l.cuts[t])
+	}
+	return nil
+}
+
+// uncut takes that back.
+func (l *ledger) uncut(t *spool.Timeline, at stream.Offset) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cuts[t] = slices.DeleteFunc(l.cuts[t], func(o stream.Offset) bool { return o == at })
+}
+
+// nextCut is the first cut of t behind an offset.
+func (l *ledger) nextCut(t *spool.Timeline, behind stream.Offset) (at stream.Offset, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, at := range l.cuts[t] {
+		if at > behind {
+			return at, true
+		}
+	}
+	return 0, false
+}
+
+// reserve takes note that store n gets a compacted segment of r. It tells whether that may be: no
+// cut may lie inside.
+func (l *ledger) reserve(n int, t *spool.Timeline, r stream.Range) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, at := range l.cuts[t] {
+		if r.From < at && at < r.To {
+			return false
+		}
+	}
+	e := l.stores[n][t]
+	e.reserved = max(e.reserved, r.To)
+	l.stores[n][t] = e
+	return true
 }
 
 // letGo lets the spool go of what all stores have. When the spool is about to be full, it goes on
@@ -127,7 +185,9 @@ func (s *Source) letGo() error {
 			return fmt.Errorf("let go of timeline %s in the spool: %w", t.Info().Timeline, err)
 		}
 	}
-	for _, t := range s.src.Timelines() {
+	all = s.src.Timelines()
+	s.ledger.only(all)
+	for _, t := range all {
 		if err := s.letGoForRoom(t, s.ledger.of(t)); err != nil {
 			return fmt.Errorf("make room in the spool: %w", err)
 		}
@@ -143,12 +203,17 @@ func (s *Source) letGoOf(t *spool.Timeline, have []entry, newest bool) error {
 		s.mu.Lock()
 		delete(s.ended, t)
 		s.mu.Unlock()
-		s.ledger.forget(t)
 		return s.src.Drop(t)
 	}
-	if each(func(e entry) bool { return e.snapshot }) && t.SnapshotPath() != "" {
-		if err := t.DropSnapshot(); err != nil {
-			return err
+	snapshots, err := t.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, s := range snapshots {
+		if each(func(e entry) bool { return s.First && e.first || e.taken[s.Offset] }) {
+			if err := t.DropSnapshot(s); err != nil {
+				return err
+			}
 		}
 	}
 	for name := range have[0].events {
@@ -172,14 +237,8 @@ func (s *Source) letGoForRoom(t *spool.Timeline, have []entry) error {
 		return nil
 	}
 	best := slices.MaxFunc(have, func(a, b entry) int { return cmp.Compare(a.base, b.base) }).base
-	one := slices.ContainsFunc(have, func(e entry) bool { return e.snapshot })
-	if one && t.SnapshotPath() != "" && s.o.Spool.Tight() {
-		for n, e := range have {
-			if err := s.lacks(n, t, !e.snapshot, stream.Range{}, s.awayFor(n)); err != nil {
-				return err
-			}
-		}
-		if err := t.DropSnapshot(); err != nil {
+	if s.o.Spool.Tight() {
+		if err := s.letGoOfSnapshots(t, have); err != nil {
 			return err
 		}
 	}
@@ -195,6 +254,28 @@ func (s *Source) letGoForRoom(t *spool.Timeline, have []entry) error {
 			}
 		}
 		if err := t.Trim(cut); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// letGoOfSnapshots lets go of those that one store has.
+func (s *Source) letGoOfSnapshots(t *spool.Timeline, have []entry) error {
+	snapshots, err := t.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, snap := range snapshots {
+		if !slices.ContainsFunc(have, func(e entry) bool { return snap.First && e.first || e.taken[snap.Offset] }) {
+			continue
+		}
+		for n, e := range have {
+			if err := s.lacks(n, t, snap.First && !e.first, stream.Range{}, s.awayFor(n)); err != nil {
+				return err
+			}
+		}
+		if err := t.DropSnapshot(snap); err != nil {
 			return err
 		}
 	}
@@ -226,7 +307,17 @@ func (s *Source) isNew(n int, t *spool.Timeline) error {
 	s.letting.Lock()
 	defer s.letting.Unlock()
 	info := t.Info()
-	return s.lacks(n, t, info.Parent == nil && t.SnapshotPath() == "", stream.Range{From: info.Offset, To: t.Trimmed()}, "the store is new")
+	held, err := holdsFirst(t)
+	if err != nil {
+		return err
+	}
+	return s.lacks(n, t, info.Parent == nil && !held, stream.Range{From: info.Offset, To: t.Trimmed()}, "the store is new")
+}
+
+// holdsFirst tells whether the spool still has the snapshot that t began with.
+func holdsFirst(t *spool.Timeline) (bool, error) {
+	snapshots, err := t.Snapshots()
+	return slices.ContainsFunc(snapshots, func(s spool.Snapshot) bool { return s.First }), err
 }
 
 // got takes note that store n has got what it lacked from another store.

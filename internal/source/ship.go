@@ -44,17 +44,18 @@ type shipper struct {
 // progress is how far one timeline has come. It is found in the store's listing: there is no file
 // that could be lost or disagree.
 type progress struct {
-	base     stream.Offset   // end of the last compacted segment
-	stored   stream.Cursor   // end of the last segment
-	small    []string        // segments behind base
-	gone     []string        // segments within larger ones, to be deleted
-	since    time.Time       // when there first was something behind stored, zero: nothing is
-	began    time.Time       // when the first byte behind base was stored
-	snapshot bool            // the one that the timeline began with is there
-	events   map[string]bool // of the spool's, those that are there; never changed
-	holes    []hole          // before stored, what the spool let go of while the store was away
-	healed   time.Time       // when that was last tried in vain
-	ended    bool            // the timeline gets no more events; asked before they were stored
+	base   stream.Offset          // end of the last compacted segment
+	stored stream.Cursor          // end of the last segment
+	small  []string               // segments behind base
+	gone   []string               // segments within larger ones, to be deleted
+	since  time.Time              // when there first was something behind stored, zero: nothing is
+	began  time.Time              // when the first byte behind base was stored
+	first  bool                   // the snapshot that the timeline began with is there
+	taken  map[stream.Offset]bool // snapshots that are there
+	events map[string]bool        // of the spool's, those that are there; never changed
+	holes  []hole                 // before stored, what the spool let go of while the store was away
+	healed time.Time              // when that was last tried in vain
+	ended  bool                   // the timeline gets no more events; asked before they were stored
 }
 
 // ship runs until ctx ends, and then once more to bring what came last.
@@ -117,7 +118,7 @@ func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end b
 		sh.progress[t] = p
 	}
 	p.ended = sh.s.hasEnded(t) // asked first: then its last events are among those that are stored now
-	if err := sh.snapshot(ctx, t, p, newest); err != nil {
+	if err := sh.snapshots(ctx, t, p, newest); err != nil {
 		return err
 	}
 	if err := sh.events(ctx, t, p); err != nil {
@@ -148,14 +149,19 @@ func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, err
 	}
 	var have []archive.SegmentName
 	noted := map[stream.Offset]bool{}
-	snapshot := t.SnapshotPath() == "" && !lack.Snapshot // else it was there, and retention took it
+	held, err := holdsFirst(t)
+	if err != nil {
+		return nil, err
+	}
+	first := !held && !lack.Snapshot // else it was there, and retention took it
+	taken := map[stream.Offset]bool{}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Name, sh.path(t, "")+"/")
 		if n, err := archive.ParseSegmentName(name); err == nil {
 			have = append(have, n)
 		}
-		if n, sidecar, err := archive.ParseSnapshotName(name); err == nil && sidecar && n.Offset == t.Info().Offset {
-			snapshot = true
+		if n, sidecar, err := archive.ParseSnapshotName(name); err == nil && sidecar {
+			taken[n.Offset] = true
 		}
 		if n, err := archive.ParseEventName(name); err == nil && n.Kind == archive.EventHole {
 			noted[n.Offset] = true
@@ -163,7 +169,12 @@ func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, err
 	}
 	p := sh.found(t, have)
 	p.miss(lack, have, noted)
-	p.snapshot = snapshot
+	p.first, p.taken = first || taken[t.Info().Offset] || t.Info().Parent != nil, taken
+	for at := range taken { // a cut that was made, and a daemon that died before all was compacted up to it
+		if at > p.base {
+			_ = sh.s.ledger.cut(t, at) // another store has compacted across it by now: then so may this one
+		}
+	}
 	return p, nil
 }
 
@@ -253,20 +264,40 @@ func (sh *shipper) found(t *spool.Timeline, have []archive.SegmentName) *progres
 	return p
 }
 
-// snapshot stores the RDB that the timeline began with.
-func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, p *progress, newest bool) error {
+// snapshots stores those that the spool has: the one that the timeline began with, and others.
+func (sh *shipper) snapshots(ctx context.Context, t *spool.Timeline, p *progress, newest bool) error {
 	sh.s.mu.Lock()
-	sh.s.shipped[sh.n].waiting = newest && !p.snapshot
+	sh.s.shipped[sh.n].waiting = newest && !p.first
 	sh.s.mu.Unlock()
-	path := t.SnapshotPath()
-	if p.snapshot || path == "" { // let go of for want of room: heal brings it
-		return nil
-	}
-	info, err := t.SnapshotInfo()
+	pending, err := t.Snapshots()
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(path)
+	for _, s := range pending {
+		if p.taken[s.Offset] {
+			continue
+		}
+		err := sh.snapshot(ctx, t, s)
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("store the snapshot: %w", err)
+		}
+		p.taken[s.Offset] = true
+		p.first = p.first || s.First
+	}
+	return nil
+}
+
+// errGone says that the spool has let go of a snapshot for want of room: heal brings it.
+var errGone = errors.New("the snapshot is no longer in the spool")
+
+func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, s spool.Snapshot) error {
+	f, err := os.Open(s.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errGone
+	}
 	if err != nil {
 		return err
 	}
@@ -275,13 +306,12 @@ func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, p *progress,
 		return errors.Join(err, f.Close())
 	}
 	began := time.Now()
-	stored, err := archive.WriteSnapshot(ctx, sh.store, enc, sh.s.o.Name, t.Info().Timeline, info, f)
+	stored, err := archive.WriteSnapshot(ctx, sh.store, enc, sh.s.o.Name, t.Info().Timeline, s.SnapshotInfo, f)
 	sh.encoders.give(enc)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("store the snapshot: %w", err)
+		return err
 	}
-	sh.s.log.Info("the snapshot is stored", "store", sh.store.String(), "timeline", t.Info().Timeline, "offset", info.Offset, "bytes", stored.Bytes, "stored", stored.StoredBytes, "took", time.Since(began).Round(time.Millisecond))
-	p.snapshot = true
+	sh.s.log.Info("the snapshot is stored", "store", sh.store.String(), "timeline", t.Info().Timeline, "offset", s.Offset, "bytes", stored.Bytes, "stored", stored.StoredBytes, "took", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
@@ -324,6 +354,12 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 			return err
 		}
 		upTo := t.Durable()
+		if cut, ok := sh.s.ledger.nextCut(t, p.base); ok && cut <= upTo.Offset {
+			if err := sh.compact(ctx, t, p, stream.Cursor{Offset: cut, Time: upTo.Time}); err != nil {
+				return err
+			}
+			continue
+		}
 		if cut, ok := t.CutAfter(p.base + stream.Offset(sh.s.o.Target)); ok {
 			if err := sh.compact(ctx, t, p, stream.Cursor{Offset: cut, Time: upTo.Time}); err != nil {
 				return err
@@ -384,7 +420,11 @@ func (s *Source) pressed(waiting int64) bool {
 // compact makes one segment of all behind base up to a boundary. When it is stored, what it
 // replaces can go.
 func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, to stream.Cursor) error {
-	name, err := sh.seal(ctx, t, stream.Range{From: p.base, To: to.Offset})
+	r := stream.Range{From: p.base, To: to.Offset}
+	if !sh.s.ledger.reserve(sh.n, t, r) {
+		return nil // a snapshot is taken inside: the next look finds it
+	}
+	name, err := sh.seal(ctx, t, r)
 	if err != nil {
 		return err
 	}
@@ -397,13 +437,28 @@ func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, 
 	for _, n := range small {
 		s, err := archive.ParseSegmentName(n)
 		switch {
+		case err == nil && s.From < to.Offset && to.Offset < s.To: // a snapshot has come into it
+			if n, err = sh.half(ctx, t, stream.Range{From: to.Offset, To: s.To}); err != nil {
+				return err
+			}
+			p.small, p.gone = append(p.small, n), append(p.gone, s.String())
 		case err == nil && s.To > to.Offset:
-			p.small = append(p.small, n) // reaches beyond: the next compaction takes it
+			p.small = append(p.small, n) // lies beyond: the next compaction takes it
 		case n != name.String():
 			p.gone = append(p.gone, n)
 		}
 	}
 	return nil
+}
+
+// half stores what is left of a small segment behind a cut.
+func (sh *shipper) half(ctx context.Context, t *spool.Timeline, r stream.Range) (string, error) {
+	name, err := sh.seal(ctx, t, r)
+	if err != nil {
+		return "", err
+	}
+	sh.sealed(name)
+	return name.String(), nil
 }
 
 // tidy deletes the small segments that compaction has replaced. What fails is tried again.

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/offloader/offloader/internal/spool"
@@ -24,8 +25,8 @@ type shipped struct {
 // enter puts what was found of t into the ledger and the status.
 func (sh *shipper) enter(t *spool.Timeline, p *progress, newest bool) {
 	at := t.Boundary().Offset
-	e := entry{base: p.base, stored: p.stored.Offset, whole: p.whole(), snapshot: p.snapshot, events: p.events}
-	e.done = p.ended && p.snapshot && len(p.holes) == 0 && p.base == at && t.Durable().Offset == at
+	e := entry{base: p.base, stored: p.stored.Offset, whole: p.whole(), first: p.first, taken: maps.Clone(p.taken), events: p.events}
+	e.done = p.ended && p.first && len(p.holes) == 0 && p.base == at && t.Durable().Offset == at
 	for _, h := range p.holes {
 		e.holes = append(e.holes, Hole{Timeline: t.Info().Timeline, From: h.From, To: h.To, Cause: h.cause})
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -163,17 +162,8 @@ func (i *incoming) Write(p []byte) (int, error) { return i.in.Write(p) }
 func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	now := time.Now()
 	at := stream.Cursor{Offset: i.info.Offset, DB: max(0, sum.ReplDB), Time: stream.TimeOf(i.began)}
-	info := archive.SnapshotInfo{
-		Offset: at.Offset, Time: at.Time, Method: "full-sync", ReplID: i.info.ReplID, DB: at.DB,
-		RDBVersion: sum.Version, Engine: i.info.Engine, Bytes: i.in.Size(), Unchecked: sum.Unchecked,
-		Keys: map[string]int64{}, Expires: map[string]int64{},
-	}
-	for _, db := range sum.DBs {
-		info.Keys[strconv.Itoa(db.DB)] = db.Keys
-		if db.Expires > 0 {
-			info.Expires[strconv.Itoa(db.DB)] = db.Expires
-		}
-	}
+	info := snapshotInfo(sum, i.info.ReplID, at, i.info.Engine, i.in.Size())
+	info.Method = "full-sync"
 	before := i.s.before()
 	t, err := i.in.Whole(info, at)
 	if err != nil {

@@ -92,6 +92,9 @@ type Source struct {
 	snapshot *Moment     // the newest timeline's last
 
 	listening bool // on the announced port; the link's goroutine asks
+	port      int  // that it is
+
+	taking sync.Mutex // held while a snapshot is taken
 
 	shippers []*shipper
 	ledger   *ledger
@@ -231,6 +234,9 @@ func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int,
 		return 0, err
 	}
 	s.listening = true
+	s.mu.Lock()
+	s.port = l.Port()
+	s.mu.Unlock()
 	g.Go(func() error { return l.Run(ctx) })
 	return l.Port(), nil
 }

@@ -182,6 +182,9 @@ func (s *Spool) recover(dir string, committed chan struct{}) (*Timeline, error) 
 		dirty: make(chan struct{}, 1), committed: committed,
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	if err := remove(filepath.Join(dir, takingFile)); err != nil {
+		return nil, err
+	}
 	if err := removeBehind(dir, state.end.Offset); err != nil { // behind a tear: Durable had not come that far
 		return nil, err
 	}
@@ -229,13 +232,13 @@ func readTimelineInfo(dir string) (info archive.TimelineInfo, err error) {
 	return info, nil
 }
 
-func readSnapshotInfo(dir string) (info archive.SnapshotInfo, err error) {
-	b, err := os.ReadFile(filepath.Join(dir, snapshotInfoFile))
+func readSnapshotInfo(path string) (info archive.SnapshotInfo, err error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return info, err
 	}
 	if err := json.Unmarshal(b, &info); err != nil {
-		return info, fmt.Errorf("%s: %w", filepath.Join(dir, snapshotInfoFile), err)
+		return info, fmt.Errorf("%s: %w", path, err)
 	}
 	return info, nil
 }

@@ -11,9 +11,11 @@
 //
 //	<spool>/.lock .id
 //	<spool>/<source>/<timeline>/timeline.json    written last: with it the timeline exists
-//	                            snapshot.rdb     as received, until a store has it
+//	                            snapshot.rdb     as received, until the stores have it
 //	                            snapshot.json
+//	                            <offset>-<time>.rdb .json  snapshots taken later (snapshot.go)
 //	                            events/<name>    until the stores have them
+//	                            lack.json        what went before a store had it (lack.go)
 //	                            <from>.chunk     the stream (chunk.go)
 //
 // The bytes of a timeline stay until a store has them in a compacted segment, so compaction reads

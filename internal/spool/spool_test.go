@@ -328,7 +328,7 @@ func TestAnRDBThatDidNotArriveWholeLeavesNothing(t *testing.T) {
 
 	in, err = src.Receive(archive.TimelineInfo{Timeline: "t2", ReplID: testID}, -1)
 	require.NoError(t, err)
-	require.NoError(t, in.end()) // the daemon dies here
+	require.NoError(t, in.file.end()) // the daemon dies here
 	closeAll()
 	_, src, closeAll = open(t, dir, Options{})
 	defer closeAll()

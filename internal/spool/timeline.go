@@ -506,25 +506,6 @@ func (t *Timeline) setParent(name string) error {
 	return nil
 }
 
-// SnapshotPath is where the RDB as received is, "" when the stores have it.
-func (t *Timeline) SnapshotPath() string {
-	path := filepath.Join(t.folder(), snapshotFile)
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	return path
-}
-
-// SnapshotInfo is what is known of that RDB.
-func (t *Timeline) SnapshotInfo() (archive.SnapshotInfo, error) { return readSnapshotInfo(t.folder()) }
-
-// DropSnapshot lets the RDB go: every store has it.
-func (t *Timeline) DropSnapshot() error {
-	return errors.Join(
-		remove(filepath.Join(t.folder(), snapshotFile)),
-		remove(filepath.Join(t.folder(), snapshotInfoFile)))
-}
-
 // Close makes all that was appended durable and ends the committer.
 func (t *Timeline) Close() error {
 	t.mu.Lock()

@@ -68,11 +68,9 @@ func viewTimeline(dir string) (*archive.Timeline, error) {
 	if t.Events, err = pendingEvents(dir); err != nil {
 		return nil, err
 	}
-	snapshot, err := viewSnapshot(dir)
-	if err != nil {
+	if t.Snapshots, err = viewSnapshots(dir); err != nil {
 		return nil, err
 	}
-	t.Snapshots = snapshot
 	state, err := walkChunks(dir)
 	if err != nil {
 		return nil, err
@@ -94,19 +92,20 @@ func viewTimeline(dir string) (*archive.Timeline, error) {
 	return t, nil
 }
 
-func viewSnapshot(dir string) ([]archive.Snapshot, error) {
-	info, err := readSnapshotInfo(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // stored, or a branch
-	}
+func viewSnapshots(dir string) ([]archive.Snapshot, error) {
+	pending, err := pendingSnapshots(dir)
 	if err != nil {
 		return nil, err
 	}
-	return []archive.Snapshot{{
-		Offset: info.Offset, Time: info.Time, Size: info.Bytes,
-		Info: func(context.Context) (archive.SnapshotInfo, error) { return info, nil },
-		Open: func(context.Context) (io.ReadCloser, error) { return os.Open(filepath.Join(dir, snapshotFile)) },
-	}}, nil
+	var all []archive.Snapshot
+	for _, p := range pending {
+		all = append(all, archive.Snapshot{
+			Offset: p.Offset, Time: p.Time, Size: p.Bytes,
+			Info: func(context.Context) (archive.SnapshotInfo, error) { return p.SnapshotInfo, nil },
+			Open: func(context.Context) (io.ReadCloser, error) { return os.Open(p.Path) },
+		})
+	}
+	return all, nil
 }
 
 // Events are those that the stores may not have yet, with their names in the archive.

@@ -93,7 +93,7 @@ func (c *conn) takeRDB(id stream.ReplID, at stream.Offset) error {
 	c.received(at)
 	in, err := c.l.sink.FullSync(c.master, id, at, size)
 	if err != nil {
-		return fmt.Errorf("begin a timeline at offset %d: %w", at, err)
+		return fmt.Errorf("take in an RDB at offset %d: %w", at, err)
 	}
 	c.attached.Store(true)
 	if err := c.rdb(in, size, mark); err != nil {
