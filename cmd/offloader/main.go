@@ -66,6 +66,7 @@ func (a *app) commands() []*cobra.Command {
 		a.checkCommand(),
 		a.runCommand(),
 		a.statusCommand(),
+		a.snapshotCommand(),
 		a.listCommand(),
 		a.logCommand(),
 		a.restoreCommand(),
@@ -75,7 +76,7 @@ func (a *app) commands() []*cobra.Command {
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"snapshot", "serve", "verify", "prune", "export", "promote", "copy", "pin", "unpin", "release"}
+var laterCommands = []string{"serve", "verify", "prune", "export", "promote", "copy", "pin", "unpin", "release"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

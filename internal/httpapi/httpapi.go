@@ -5,11 +5,13 @@
 //	/readyz          200 while every source streams and nothing lags, else why not, a line each
 //	/api/v1/status   what `offloader status --json` prints
 //
+// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go).
+//
 // It shows what sources say of themselves at the moment somebody asks, and keeps nothing but two
 // histograms and an hour of samples, from which it tells how fast things grow (growth.go). It is
 // served on a TCP port for machines and on a socket in the spool, where `offloader status` finds
-// the daemon without knowing its port (socket.go). All of it is read-only, and bounded: methods,
-// sizes, times, connections.
+// the daemon without knowing its port (socket.go). What a network can reach is read-only, and all is
+// bounded: methods, sizes, times, connections.
 package httpapi
 
 import (
@@ -70,8 +72,10 @@ type Options struct {
 	}
 	Disks   []Disk
 	Metrics *Metrics
-	Logger  *slog.Logger     // nil: silent
-	Now     func() time.Time // nil: time.Now
+	// Snapshot takes one of a source, and returns when every store has it; nil: it can't be asked for.
+	Snapshot func(ctx context.Context, source string) (Snapshot, error)
+	Logger   *slog.Logger     // nil: silent
+	Now      func() time.Time // nil: time.Now
 }
 
 // Build is what the program was made of.
@@ -98,7 +102,10 @@ func New(o Options) *Server {
 	mux.HandleFunc("/healthz", s.healthz)
 	mux.HandleFunc("/readyz", s.readyz)
 	mux.HandleFunc("/api/v1/status", s.status)
-	s.handler = readOnly(mux)
+	all := http.NewServeMux()
+	all.Handle("/", readOnly(mux))
+	all.HandleFunc("POST /api/v1/sources/{source}/snapshot", s.snapshot)
+	s.handler = all
 	return s
 }
 

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/syncer"
+)
+
+func (a *app) snapshotCommand() *cobra.Command {
+	name := ""
+	cmd := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Have the running daemon take a snapshot now",
+		Long: `Have the running daemon take a snapshot of a source now, and wait until every store has it.
+Restores of later points start from there and have less of the log to replay.
+
+The master forks for it once, or a replica of it does where the configuration says
+snapshots: {method: replica}. The link and its timeline go on meanwhile. The daemon is asked
+by the socket in its spool.
+
+Exit codes: 0 every store has it; 1 failed; 2 wrong usage or configuration.`,
+		Example: "  offloader snapshot\n  offloader snapshot --source cache --json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spool, _, err := a.whereDaemonIs()
+			if err != nil {
+				return err
+			}
+			if spool == "" {
+				spool = config.DefaultSpool
+			}
+			if name == "" {
+				if name, err = onlySource(cmd.Context(), spool); err != nil {
+					return err
+				}
+			}
+			return a.takeSnapshot(cmd.Context(), spool, name)
+		},
+	}
+	a.sourceFlag(cmd, &name)
+	return cmd
+}
+
+// onlySource is the name of the daemon's source, where it has one.
+func onlySource(ctx context.Context, spool string) (string, error) {
+	text, err := askDaemon(ctx, spool, "")
+	if err != nil {
+		return "", err
+	}
+	var report httpapi.Report
+	if err := json.Unmarshal(text, &report); err != nil {
+		return "", fmt.Errorf("what answers there is no offloader: %w", err)
+	}
+	var names []string
+	for _, s := range report.Sources {
+		names = append(names, s.Name)
+	}
+	if len(names) != 1 {
+		return "", usagef("say --source "+strings.Join(names, " or --source "), "there are %d sources", len(names))
+	}
+	return names[0], nil
+}
+
+func (a *app) takeSnapshot(ctx context.Context, spool, source string) error {
+	client := httpapi.ClientIn(spool)
+	client.Timeout = 0 // it takes as long as it takes
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://offloader/api/v1/sources/"+url.PathEscape(source)+"/snapshot", http.NoBody)
+	if err != nil {
+		return err
+	}
+	a.term.say("taking a snapshot of %s; the stores get it then", source)
+	response, err := client.Do(request)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return &noDaemonError{"on the spool " + spool, reason(err)}
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		return fmt.Errorf("the daemon has left before it was done: %w", err)
+	}
+	switch text := strings.TrimSpace(string(body)); response.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return usagef("`offloader status` names them", "%s: %q", text, source)
+	default:
+		return errors.New(text)
+	}
+	var taken httpapi.Snapshot
+	if err := json.Unmarshal(body, &taken); err != nil {
+		return fmt.Errorf("what the daemon said is not understood: %w", err)
+	}
+	if a.json {
+		return a.term.json(taken)
+	}
+	stores := "the store has it"
+	if taken.Stores > 1 {
+		stores = fmt.Sprintf("all %d stores have it", taken.Stores)
+	}
+	return a.term.print("%s: snapshot at %s, offset %d; %s, after %s", taken.Source, clock(taken.Time.Go()), taken.Offset, stores, span(toDuration(taken.Took)))
+}
+
+// snapshot takes one of a source for the API, within the daemon.
+func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, error) {
+	for _, k := range f.all() {
+		if k.want.Name != name {
+			continue
+		}
+		began := time.Now()
+		k.mu.Lock()
+		src := k.source
+		k.mu.Unlock()
+		at, err := src.TakeSnapshot(ctx, nil)
+		if err == nil {
+			err = src.Stored(ctx, at.Offset)
+		}
+		if err != nil {
+			if hint := syncer.Hint(err); hint != "" {
+				err = fmt.Errorf("%w (%s)", err, hint)
+			}
+			return httpapi.Snapshot{}, err
+		}
+		st := src.Status(time.Now())
+		return httpapi.Snapshot{Source: name, Timeline: st.Timeline, Offset: at.Offset, Time: at.Time, Method: "master", Stores: len(st.Stores), Took: time.Since(began).Seconds()}, nil
+	}
+	return httpapi.Snapshot{}, httpapi.ErrNoSource
+}
