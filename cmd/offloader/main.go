@@ -70,13 +70,14 @@ func (a *app) commands() []*cobra.Command {
 		a.listCommand(),
 		a.logCommand(),
 		a.restoreCommand(),
+		a.copyCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 	}
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"serve", "verify", "prune", "export", "promote", "copy", "pin", "unpin", "release"}
+var laterCommands = []string{"serve", "verify", "prune", "export", "promote", "pin", "unpin", "release"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

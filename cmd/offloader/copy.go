@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/mirror"
+	"github.com/offloader/offloader/internal/store"
+)
+
+func (a *app) copyCommand() *cobra.Command {
+	var to, name string
+	cmd := &cobra.Command{
+		Use:   "copy --to URL",
+		Short: "Bring another archive up to this one",
+		Long: `Copy to another archive what it lacks of this one: timelines, snapshots, the log and events, as
+they are stored, each held against its checksum on the way. What it has stays as it is, and a
+copy that was cut off goes on where it was. Nothing is locked: a daemon may write to either
+archive meanwhile. What only the daemon's spool has is not copied.
+
+Exit codes: 0 the other archive has all of this one; 1 failed; 2 wrong usage or configuration;
+4 something here is damaged, and was not copied; the rest was.`,
+		Example: "  offloader copy --archive /srv/archive --to /mnt/second/archive",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if to == "" {
+				return usagef("say --to URL", "copy needs the archive to copy to")
+			}
+			return a.copy(cmd.Context(), name, to)
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "the other archive's `URL` or folder; it is made where it is missing")
+	a.sourceFlag(cmd, &name)
+	return cmd
+}
+
+// copied is what copy prints.
+type copied struct {
+	To      string   `json:"to"`
+	Sources []string `json:"sources"`
+	mirror.Result
+}
+
+func (a *app) copy(ctx context.Context, name, to string) error {
+	from, err := a.openArchive(ctx)
+	if err != nil {
+		return err
+	}
+	dest, err := store.OpenURL(ctx, to, store.Options{Write: true, Now: time.Now()})
+	if err != nil {
+		return err
+	}
+	if dest.String() == from.store.String() {
+		return usagef("name another one", "--to is this archive itself")
+	}
+	sources, err := archive.Sources(ctx, from.store)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		sources = []string{name}
+	}
+	done := copied{To: dest.String(), Sources: sources}
+	var total int64
+	show, end := a.term.progress("copying")
+	defer end()
+	c := &mirror.Copier{From: from.store, To: dest, Copied: func(_ string, n int64) {
+		if total += n; show != nil {
+			show(total, 0)
+		}
+	}}
+	var errs []error
+	for _, source := range sources {
+		errs = append(errs, c.Source(ctx, source))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	end()
+	done.Result = c.Done()
+	if a.json {
+		err = a.term.json(done)
+	} else {
+		whole := fmt.Sprintf("it has all of %s", from.store)
+		if errors.Join(errs...) != nil {
+			whole = "not all could be"
+		}
+		err = a.term.print("%s: %s in %s files were copied; %s", done.To, size(done.Bytes), count(done.Files), whole)
+	}
+	return errors.Join(append(errs, err)...)
+}

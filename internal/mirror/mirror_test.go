@@ -1,0 +1,167 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/store"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+const (
+	source   = "cache"
+	timeline = "20260102T030405.000Z-01234567"
+	id       = stream.ReplID("0123456789abcdef0123456789abcdef01234567")
+	began    = stream.Time(1_767_323_045_000)
+	command  = "*1\r\n$4\r\nPING\r\n" // 14 bytes
+)
+
+func disk(t require.TestingT, dir string) *store.Disk {
+	d, err := store.OpenDisk(context.Background(), dir, store.Options{Write: true})
+	require.NoError(t, err)
+	return d
+}
+
+// write makes an archive of one timeline: a snapshot, an event, and segments of the ranges, in commands.
+func write(t require.TestingT, d *store.Disk, ranges ...stream.Range) {
+	ctx := context.Background()
+	require.NoError(t, archive.WriteTimeline(ctx, d, archive.TimelineInfo{Source: source, Timeline: timeline, ReplID: id, Began: began, Spool: "s", Reason: "test"}))
+	enc, err := archive.NewEncoder()
+	require.NoError(t, err)
+	_, err = archive.WriteSnapshot(ctx, d, enc, source, timeline, archive.SnapshotInfo{Time: began, Method: "full-sync", ReplID: id}, strings.NewReader("REDIS0011\xff\x00\x00\x00\x00\x00\x00\x00\x00"))
+	require.NoError(t, err)
+	require.NoError(t, archive.WriteEvent(ctx, d, source, timeline, archive.Event{Kind: archive.EventEnded, Offset: 14, Time: began, Cause: "test"}))
+	for _, r := range ranges {
+		f, err := os.CreateTemp("", "segment")
+		require.NoError(t, err)
+		w, err := archive.NewSegmentWriter(f, enc, archive.SegmentHead{Source: source, Timeline: timeline, ReplID: id, From: stream.Cursor{Offset: r.From * 14}})
+		require.NoError(t, err)
+		for n := r.From; n < r.To; n++ {
+			require.NoError(t, w.Write(stream.Piece{At: n * 14, Time: began + stream.Time(n), Data: []byte(command)}))
+		}
+		name, err := w.Close()
+		require.NoError(t, err)
+		_, err = f.Seek(0, io.SeekStart)
+		require.NoError(t, err)
+		err = d.Put(ctx, source+"/"+timeline+"/"+name.String(), f)
+		require.True(t, err == nil || errors.Is(err, os.ErrExist), "%v", err)
+		require.NoError(t, errors.Join(f.Close(), os.Remove(f.Name())))
+	}
+}
+
+// Whatever segments the two stores have, and wherever a copy is cut off: in the end the other one
+// has all that either has, and a file that it held is untouched.
+func TestCopyingBringsTheOtherUp(t *testing.T) {
+	ranges := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) stream.Range {
+		from := rapid.IntRange(0, 30).Draw(t, "from")
+		return stream.Range{From: stream.Offset(from), To: stream.Offset(from + rapid.IntRange(1, 10).Draw(t, "length"))}
+	}), 0, 6)
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "mirror")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+		from, to := disk(t, filepath.Join(dir, "from")), disk(t, filepath.Join(dir, "to"))
+		here, there := ranges.Draw(t, "here"), ranges.Draw(t, "there")
+		write(t, from, here...)
+		if rapid.Bool().Draw(t, "known there") {
+			write(t, to, there...)
+		} else {
+			there = nil
+		}
+		for i := range rapid.IntRange(0, 3).Draw(t, "cuts") {
+			c := Copier{From: from, To: &cut{to, i + 1}}
+			_ = c.Source(t.Context(), source)
+		}
+		c := Copier{From: from, To: to}
+		require.NoError(t, c.Source(t.Context(), source))
+
+		cat, err := archive.Load(t.Context(), to, source)
+		require.NoError(t, err)
+		require.Empty(t, cat.Problems)
+		one := cat.Timelines[0]
+		require.Len(t, one.Snapshots, 1)
+		require.Len(t, one.Events, 1)
+		for n := range stream.Offset(45) {
+			r := stream.Range{From: n * 14, To: n*14 + 14}
+			held := func(all []stream.Range) bool {
+				for _, h := range all {
+					if h.From <= n && n < h.To {
+						return true
+					}
+				}
+				return false
+			}
+			require.Equal(t, held(here) || held(there), len(archive.Missing(one.Segments, r)) == 0, "command %d", n)
+		}
+		again := Copier{From: from, To: to}
+		require.NoError(t, again.Source(t.Context(), source))
+		require.Zero(t, again.Done(), "there is nothing left to copy")
+	})
+}
+
+// cut is a store that fails at its nth file.
+type cut struct {
+	*store.Disk
+	left int
+}
+
+var errCut = errors.New("the line was cut")
+
+func (c *cut) Put(ctx context.Context, name string, r io.Reader) error {
+	if c.left--; c.left < 0 {
+		return errCut
+	}
+	return c.Disk.Put(ctx, name, r)
+}
+
+// What is damaged is not spread, and is told; the rest is copied.
+func TestWhatIsDamagedIsNotSpread(t *testing.T) {
+	for _, wound := range []string{"log/", "snapshots/"} {
+		t.Run(wound, func(t *testing.T) {
+			from, to := disk(t, filepath.Join(t.TempDir(), "from")), disk(t, filepath.Join(t.TempDir(), "to"))
+			write(t, from, stream.Range{From: 0, To: 5}, stream.Range{From: 5, To: 9})
+			all, err := from.List(t.Context(), source+"/"+timeline+"/"+strings.TrimSuffix(wound, "/"))
+			require.NoError(t, err)
+			var name string
+			for _, e := range all {
+				if strings.HasSuffix(e.Name, ".zst") {
+					name = e.Name
+				}
+			}
+			path := filepath.Join(from.String(), name)
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			b[len(b)/2] ^= 1
+			require.NoError(t, os.WriteFile(path, b, 0o600))
+
+			c := Copier{From: from, To: to}
+			err = c.Source(t.Context(), source)
+			var damage *archive.DamageError
+			require.ErrorAs(t, err, &damage)
+			require.Contains(t, err.Error(), filepath.Base(name))
+			_, err = to.Open(t.Context(), name)
+			require.ErrorIs(t, err, os.ErrNotExist)
+			require.Positive(t, c.Done().Files)
+		})
+	}
+}
+
+// A timeline that the other store has from another spool is another one.
+func TestAnotherTimelineOfThatName(t *testing.T) {
+	from, to := disk(t, filepath.Join(t.TempDir(), "from")), disk(t, filepath.Join(t.TempDir(), "to"))
+	write(t, from, stream.Range{From: 0, To: 5})
+	require.NoError(t, archive.WriteTimeline(t.Context(), to, archive.TimelineInfo{Source: source, Timeline: timeline, ReplID: id, Began: began, Spool: "another", Reason: "test"}))
+	c := Copier{From: from, To: to}
+	require.ErrorContains(t, c.Source(t.Context(), source), fmt.Sprintf("timeline %s is another one in the other store", timeline))
+	require.Zero(t, c.Done())
+}
