@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -120,88 +119,4 @@ func (s *Stream) Close() error {
 	err := s.cur.close()
 	s.cur = nil
 	return err
-}
-
-// stepReader reads what a step takes of its segment, and checks that it is there.
-type stepReader struct {
-	step   plan.Step
-	pieces archive.PieceReader
-	at     stream.Offset // of the next byte that is wanted
-}
-
-func openStep(ctx context.Context, step plan.Step) (*stepReader, error) {
-	pieces, err := step.Segment.Open(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", segmentName(step), err)
-	}
-	return &stepReader{step, pieces, step.Range.From}, nil
-}
-
-func segmentName(step plan.Step) string {
-	if step.Segment.Name == "" {
-		return "the spool's part " + step.Segment.Range.String()
-	}
-	return step.Timeline + "/" + step.Segment.Name
-}
-
-// next gives the next piece of the step. Before io.EOF, what the step leaves out at the end of
-// the segment is read too.
-func (s *stepReader) next() (stream.Piece, error) {
-	for {
-		p, err := s.pieces.Next()
-		if err == io.EOF {
-			if s.at < s.step.Range.To {
-				return p, s.gap("ends", s.at)
-			}
-			return p, io.EOF
-		}
-		if err != nil {
-			return p, err
-		}
-		r := s.step.Range
-		if p.End() <= s.at || p.At >= r.To {
-			continue
-		}
-		if p.At > s.at {
-			return p, s.gap("goes on", p.At)
-		}
-		if cut := int(s.at - p.At); cut > 0 {
-			// The step begins at a boundary, so what is left begins with a command.
-			p.At, p.Data, p.First = s.at, p.Data[cut:], 0
-			if p.Blank {
-				p.First = -1
-			}
-		}
-		if over := p.End() - r.To; over > 0 {
-			p.Data = p.Data[:len(p.Data)-int(over)]
-			if p.First >= len(p.Data) {
-				p.First = -1
-			}
-		}
-		s.at = p.End()
-		return p, nil
-	}
-}
-
-// gap is a reader that didn't keep to its range. That is checked where segments are read, so
-// what is here is a file that is damaged in a way nobody thought of.
-func (s *stepReader) gap(what string, at stream.Offset) error {
-	return &archive.DamageError{
-		Name: segmentName(s.step),
-		What: fmt.Sprintf("it %s at offset %d where %d was to follow", what, at, s.at),
-	}
-}
-
-func (s *stepReader) close() error { return s.pieces.Close() }
-
-// drain reads a step to its end for the checksum there.
-func (s *stepReader) drain() error {
-	for {
-		if _, err := s.next(); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-	}
 }

@@ -44,7 +44,7 @@ func walk(ctx context.Context, step plan.Step, visit func(mark) error) (err erro
 			return &stepError{step, err}
 		}
 		if commands == nil {
-			commands = resp.NewCommands(stream.Cursor{Offset: p.At, DB: pieces.pieces.DB(), Time: p.Time})
+			commands = resp.NewCommands(stream.Cursor{Offset: p.At, DB: pieces.db, Time: p.Time})
 		}
 		err = show(commands, p, visit)
 		if err == nil {
