@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,9 +18,8 @@ import (
 
 // restoreFlags are what a user aims at, and where it goes.
 type restoreFlags struct {
-	at, before, source, timeline, output, format string
-	offset                                       int64
-	latest, dryRun                               bool
+	at, offset, before, source, timeline, output, format string
+	latest, dryRun                                       bool
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -45,7 +46,7 @@ left in the output folder.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.at, "at", "", "the last moment not after `TIME`")
-	flags.Int64Var(&f.offset, "offset", 0, "the boundary at offset `N`")
+	flags.StringVar(&f.offset, "offset", "", "the boundary at offset `N`")
 	flags.StringVar(&f.before, "before", "", "just before the last `COMMAND` like this: a name, and first arguments if they matter")
 	flags.BoolVar(&f.latest, "latest", false, "the last boundary that is durable")
 	flags.StringVar(&f.output, "output", "", "the `DIR` to write, new or empty")
@@ -79,10 +80,8 @@ func (f restoreFlags) point(given func(string) bool, now time.Time) (plan.Point,
 		at, err := plan.ParseTime(f.at, now, time.Local)
 		return plan.Point{Kind: plan.ByTime, Time: stream.TimeOf(at)}, err
 	case "--offset":
-		if f.offset < 0 {
-			return plan.Point{}, usagef("", "--offset %d: offsets begin at 0", f.offset)
-		}
-		return plan.Point{Kind: plan.ByOffset, Offset: stream.Offset(f.offset)}, nil
+		o, err := parseOffset(f.offset)
+		return plan.Point{Kind: plan.ByOffset, Offset: o}, err
 	case "--before":
 		return plan.ParseBefore(f.before)
 	}
@@ -90,6 +89,15 @@ func (f restoreFlags) point(given func(string) bool, now time.Time) (plan.Point,
 		return plan.Point{}, usagef("", "say which point: --latest=false is none")
 	}
 	return plan.Point{Kind: plan.Latest}, nil
+}
+
+// parseOffset reads decimal digits, however many zeroes stand before them: names of files have 20.
+func parseOffset(s string) (stream.Offset, error) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	if err != nil {
+		return 0, usagef("offsets are what offloader list, log and status show", "--offset %q is not an offset: say a number in decimal digits, at most %d", s, int64(math.MaxInt64))
+	}
+	return stream.Offset(n), nil
 }
 
 func (a *app) restore(ctx context.Context, f restoreFlags, given func(string) bool, now time.Time) error {
