@@ -101,7 +101,7 @@ func (a *app) log(ctx context.Context, f logFlags, now time.Time) error {
 		timelines = []*archive.Timeline{t}
 	}
 	if len(c.Timelines) == 0 {
-		return errors.Join(&plan.UnreachableError{Source: source, Why: "nothing is archived of it"}, errors.Join(c.Problems...))
+		return errors.Join(&plan.UnreachableError{Source: source, Why: "nothing is archived of it"}, errors.Join(c.Losses()...))
 	}
 	out := a.newLogPrinter(source, timelines)
 	for _, t := range timelines {
@@ -110,7 +110,7 @@ func (a *app) log(ctx context.Context, f logFlags, now time.Time) error {
 			break
 		}
 	}
-	return errors.Join(err, out.end(), errors.Join(c.Problems...))
+	return errors.Join(err, out.end(), errors.Join(c.Losses()...))
 }
 
 func timelineNames(c *archive.Catalog) (names []string) {

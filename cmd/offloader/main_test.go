@@ -38,6 +38,7 @@ func TestExitCodes(t *testing.T) {
 		{fmt.Errorf("restore: %w", &plan.UnreachableError{}), 3},
 		{damage, 4},
 		{&replay.DamagedError{Damage: damage}, 4},
+		{&plan.DoubtError{Damage: damage}, 4},
 		{errors.Join(nil, damage), 4},
 		{errors.Join(&plan.UnreachableError{}, damage), 4},
 	}

@@ -61,6 +61,10 @@ type Event struct {
 
 	Commands int64  `json:"commands,omitempty"` // lost: how many, 0 where they weren't counted
 	Note     string `json:"note,omitempty"`
+
+	// Damage is why the file could not be read. Kind, Offset and Time are those of its name then,
+	// and nothing else is known.
+	Damage error `json:"-"`
 }
 
 // SnapshotInfo is a snapshot's sidecar.

@@ -132,7 +132,8 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 	return nil
 }
 
-// event reads an event. One that is damaged is a problem; one that vanished was none.
+// event reads an event. One that is damaged is a problem, but what its name says has happened all
+// the same; one that vanished was none.
 func (l *loader) event(ctx context.Context, source, timeline string, n EventName) error {
 	e, err := ReadEvent(ctx, l.files, source, timeline, n)
 	var damage *DamageError
@@ -140,6 +141,7 @@ func (l *loader) event(ctx context.Context, source, timeline string, n EventName
 	case err == nil:
 		l.t.Events = append(l.t.Events, e)
 	case errors.As(err, &damage):
+		l.t.Events = append(l.t.Events, Event{Kind: n.Kind, Offset: n.Offset, Time: n.Time, Damage: err})
 		l.problems = append(l.problems, err)
 	case errors.Is(err, fs.ErrNotExist):
 	default:

@@ -23,7 +23,7 @@ func TestCatalog(t *testing.T) {
 	put(t, s, stream.Cursor{}, ping, 100, begin, 1)
 	put(t, s, stream.Cursor{}, ping+ping, 100, begin, 1)
 	for _, e := range []archive.Event{
-		{Kind: archive.EventReplID, Offset: 14, Time: begin + 5, ReplID: "other"},
+		{Kind: archive.EventReplID, Offset: 14, Time: begin + 5, ReplID: id},
 		{Kind: archive.EventOutage, Offset: 14, Time: begin + 3, From: begin},
 		{Kind: "later", Offset: 2, Time: begin + 9},
 	} {
@@ -128,6 +128,37 @@ func TestProblemsOfTimelines(t *testing.T) {
 			require.Equal(t, c.stays, cat.Timeline(timeline) != nil)
 		})
 	}
+}
+
+// What an event's name says has happened, whatever became of the file.
+func TestDamagedEvents(t *testing.T) {
+	s, root := disk(t)
+	require.NoError(t, archive.WriteTimeline(t.Context(), s, info(0)))
+	require.NoError(t, os.MkdirAll(filepath.Join(root, folder, "events"), 0o700))
+	write := func(e archive.Event, content string) *archive.Timeline {
+		require.NoError(t, os.WriteFile(filepath.Join(root, folder, e.Name()), []byte(content), 0o600))
+		cat, err := archive.Load(t.Context(), s, "cache")
+		require.NoError(t, err)
+		require.Empty(t, cat.Losses())
+		events := cat.Timelines[0].Events
+		require.Len(t, cat.Problems, len(events))
+		last := events[len(events)-1]
+		var damage *archive.DamageError
+		require.ErrorAs(t, last.Damage, &damage)
+		require.Equal(t, folder+"/"+e.Name(), damage.Name)
+		require.Equal(t, e, archive.Event{Kind: last.Kind, Offset: last.Offset, Time: last.Time})
+		return cat.Timelines[0]
+	}
+	require.True(t, write(archive.Event{Kind: archive.EventSuspect, Offset: 1, Time: begin}, "").Suspect())
+	require.False(t, write(archive.Event{Kind: archive.EventRelease, Offset: 1, Time: begin + 1}, "{").Suspect())
+	outage := write(archive.Event{Kind: archive.EventOutage, Offset: 2, Time: begin + 2}, `{"kind": "outage", "offset": 2, "time": "2025-11-23T19:00:00.002Z"}`)
+	require.ErrorContains(t, outage.Events[2].Damage, "it doesn't say since when the link was down")
+	gaps, err := (&archive.Catalog{Timelines: []*archive.Timeline{outage}}).Gaps(outage)
+	require.NoError(t, err)
+	require.Empty(t, gaps)
+	replid := write(archive.Event{Kind: archive.EventReplID, Offset: 3, Time: begin + 3}, `{"kind": "replid", "offset": 3, "time": "2025-11-23T19:00:00.003Z"}`)
+	require.ErrorContains(t, replid.Events[3].Damage, "is not a replication id")
+	require.Equal(t, stream.ReplID(id), replid.ReplIDAt(4))
 }
 
 // A segment that was put into another timeline's folder is found out.

@@ -114,8 +114,14 @@ func ReadEvent(ctx context.Context, f interface {
 	if err := getJSON(ctx, f.Open, name, &e); err != nil {
 		return Event{}, err
 	}
-	if (EventName{e.Offset, e.Time, e.Kind}) != n {
-		return Event{}, &DamageError{Name: name, What: "it doesn't say what its name says"}
+	damage := func(what string) (Event, error) { return Event{}, &DamageError{Name: name, What: what} }
+	switch _, err := stream.ParseReplID(string(e.ReplID)); {
+	case (EventName{e.Offset, e.Time, e.Kind}) != n:
+		return damage("it doesn't say what its name says")
+	case e.Kind == EventReplID && err != nil:
+		return damage(err.Error())
+	case e.Kind == EventOutage && e.From == 0:
+		return damage("it doesn't say since when the link was down")
 	}
 	return e, nil
 }

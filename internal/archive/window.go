@@ -57,7 +57,7 @@ func (t *Timeline) End() stream.Offset {
 func (t *Timeline) ReplIDAt(o stream.Offset) stream.ReplID {
 	id := t.ReplID
 	for _, e := range t.Events {
-		if e.Kind == EventReplID && e.Offset <= o {
+		if e.Kind == EventReplID && e.Damage == nil && e.Offset <= o {
 			id = e.ReplID
 		}
 	}
@@ -93,6 +93,18 @@ func (c *Catalog) Ended(t *Timeline) stream.Time {
 		}
 	}
 	return ended
+}
+
+// Losses are those of the Problems that may have held snapshots or bytes of the stream. An event
+// that can't be read held neither.
+func (c *Catalog) Losses() []error {
+	events := map[error]bool{}
+	for _, t := range c.Timelines {
+		for _, e := range t.Events {
+			events[e.Damage] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(c.Problems), func(err error) bool { return events[err] })
 }
 
 // Chain is t with its parents, the root first, each up to where the next branches off. A parent
@@ -186,7 +198,7 @@ func outages(parts []Part) []Gap {
 	var all []Gap
 	for _, p := range parts {
 		for _, e := range p.Timeline.Events {
-			if e.Kind == EventOutage && e.Offset >= p.From && e.Offset <= p.To && e.From < e.Time {
+			if e.Kind == EventOutage && e.Damage == nil && e.Offset >= p.From && e.Offset <= p.To && e.From < e.Time {
 				all = append(all, Gap{Position{e.Offset, e.From}, Position{max(e.Offset, e.To), e.Time}, because("outage", e.Cause)})
 			}
 		}

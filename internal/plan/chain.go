@@ -173,16 +173,17 @@ func (c *chain) heard() stream.Time {
 	return t
 }
 
-// replID is the replication id under which the byte before o was received.
-func (c *chain) replID(o stream.Offset) stream.ReplID {
+// replID is the replication id under which the byte before o was received. unread is the damage of
+// the event that says it, nil where it can be read.
+func (c *chain) replID(o stream.Offset) (id stream.ReplID, unread error) {
 	p := c.partOf(o)
-	id := p.ReplID
+	id = p.ReplID
 	for _, e := range p.Events {
 		if e.Kind == archive.EventReplID && e.Offset < o {
-			id = e.ReplID
+			id, unread = e.ReplID, e.Damage
 		}
 	}
-	return id
+	return id, unread
 }
 
 // partOf is the part whose bytes lead to o: at a branch's offset, still the parent.
@@ -197,12 +198,38 @@ func (c *chain) partOf(o stream.Offset) part {
 
 // outage is the event during which t fell, nil if none is known.
 func (c *chain) outage(t stream.Time) *archive.Event {
+	return c.findOutage(func(e *archive.Event) bool { return e.Damage == nil && e.From < t && t < e.Time })
+}
+
+// unreadOutage is a damaged event during which t may have fallen: its name has only the end.
+func (c *chain) unreadOutage(t stream.Time) *archive.Event {
+	return c.findOutage(func(e *archive.Event) bool { return e.Damage != nil && c.heardOf(e.Offset) < t && t < e.Time })
+}
+
+func (c *chain) findOutage(is func(*archive.Event) bool) *archive.Event {
 	for _, p := range c.parts {
 		for i, e := range p.Events {
-			if e.Kind == archive.EventOutage && e.From < t && t < e.Time && p.from <= e.Offset && e.Offset <= p.to {
+			if e.Kind == archive.EventOutage && p.from <= e.Offset && e.Offset <= p.to && is(&e) {
 				return &p.Events[i]
 			}
 		}
 	}
 	return nil
+}
+
+// heardOf is when the bytes before o came, at the earliest.
+func (c *chain) heardOf(o stream.Offset) (t stream.Time) {
+	for _, s := range c.snapshots() {
+		if s.Offset <= o {
+			t = max(t, s.Time)
+		}
+	}
+	for _, s := range c.steps {
+		if s.Segment.To <= o {
+			t = max(t, s.Segment.Time1)
+		} else if s.Segment.From < o {
+			t = max(t, s.Segment.Time0)
+		}
+	}
+	return t
 }

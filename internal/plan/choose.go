@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,7 +44,7 @@ type Aim struct {
 // command the one whose last byte came last, for a time the last-born that holds it, for an
 // offset the last-born, if all that have it agree on the replication id.
 //
-// Errors are *UnreachableError, *AmbiguousError and *UnknownTimelineError.
+// Errors are *UnreachableError, *AmbiguousError, *UnknownTimelineError and *DoubtError.
 func Choose(cat *archive.Catalog, req Request) (*Aim, error) {
 	c := &chooser{source: cat.Source, req: req}
 	if req.Timeline != "" {
@@ -74,7 +75,7 @@ func Choose(cat *archive.Catalog, req Request) (*Aim, error) {
 func withProblems(err error, cat *archive.Catalog) error {
 	var unreachable *UnreachableError
 	if errors.As(err, &unreachable) {
-		unreachable.Problems = cat.Problems
+		unreachable.Problems = cat.Losses()
 	}
 	return err
 }
@@ -189,6 +190,9 @@ func (c *chooser) byTime() (*Aim, error) {
 		}
 		e := ch.outage(t)
 		if e == nil {
+			if e := ch.unreadOutage(t); e != nil {
+				return nil, c.perhapsInOutage(ch, e)
+			}
 			return c.inWindow(ch, w), nil
 		}
 		if down == nil {
@@ -203,6 +207,9 @@ func (c *chooser) byTime() (*Aim, error) {
 	if t == c.req.Now || end.Time < t && t <= end.Time+grace {
 		if e := newest.outage(t); e != nil && t != c.req.Now {
 			return nil, c.inOutage(newest, e)
+		}
+		if e := newest.unreadOutage(t); e != nil && t != c.req.Now {
+			return nil, c.perhapsInOutage(newest, e)
 		}
 		aim, err := c.latest()
 		if err == nil {
@@ -243,6 +250,14 @@ func (c *chooser) inOutage(ch *chain, e *archive.Event) error {
 	return c.unreachable(why, &Place{name, e.Offset, e.From}, &Place{name, max(e.Offset, e.To), e.Time})
 }
 
+func (c *chooser) perhapsInOutage(ch *chain, e *archive.Event) error {
+	return &DoubtError{
+		Source: c.source, Want: c.req.Point, Damage: e.Damage,
+		Way: fmt.Sprintf("that file says when the link had gone down that was up again at %s; what is sure are times up to %s and from %s on, and all offsets: offloader log shows them",
+			e.Time, ch.heardOf(e.Offset), e.Time),
+	}
+}
+
 // whyNotAt explains a time that is in no window.
 func (c *chooser) whyNotAt(t stream.Time, before, after *Place) string {
 	switch {
@@ -280,6 +295,7 @@ func (c *chooser) byOffset() (*Aim, error) {
 	o := c.req.Point.Offset
 	var chosen *chain
 	var fits []Fit
+	var doubt error
 	differ := false
 	for _, ch := range c.chains {
 		if ch.windowOf(o) == nil {
@@ -288,13 +304,17 @@ func (c *chooser) byOffset() (*Aim, error) {
 		if chosen == nil {
 			chosen = ch
 		}
-		fit := Fit{ch.TimelineInfo.Timeline, ch.replID(o)}
-		differ = differ || fit.ReplID != chosen.replID(o)
-		fits = append(fits, fit)
+		id, unread := ch.replID(o)
+		fits = append(fits, Fit{ch.TimelineInfo.Timeline, id})
+		differ, doubt = differ || id != fits[0].ReplID, cmp.Or(doubt, unread)
 	}
-	if differ {
-		slices.Reverse(fits)
-		return nil, &AmbiguousError{c.source, o, fits}
+	slices.Reverse(fits)
+	ambiguous := &AmbiguousError{c.source, o, fits}
+	switch {
+	case len(fits) > 1 && doubt != nil:
+		return nil, &DoubtError{Source: c.source, Want: c.req.Point, Damage: doubt, Way: "that file says which history the offset belongs to; " + ambiguous.Hint()}
+	case differ:
+		return nil, ambiguous
 	}
 	if chosen != nil {
 		return c.atOffset(chosen), nil

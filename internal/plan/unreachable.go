@@ -85,6 +85,24 @@ func (e *AmbiguousError) Hint() string {
 	return "choose one: " + strings.Join(names, " or ")
 }
 
+// A DoubtError is a file that can't be read and that says whether Want can be restored (exit 4, as
+// it unwraps to an *archive.DamageError).
+type DoubtError struct {
+	Source string
+	Want   Point
+	Damage error
+	Way    string // what is sure all the same
+}
+
+func (e *DoubtError) Error() string {
+	return fmt.Sprintf("%s can't be restored to %s for sure: %v", e.Source, e.Want, e.Damage)
+}
+
+func (e *DoubtError) Unwrap() error { return e.Damage }
+
+// Hint says what the file is for, and what can be had without it.
+func (e *DoubtError) Hint() string { return e.Way }
+
 // An UnknownTimelineError is the name of a timeline that the source doesn't have (exit 2).
 type UnknownTimelineError struct {
 	Source   string
