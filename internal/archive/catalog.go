@@ -92,13 +92,16 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 		return err
 	}
 	l.t.TimelineInfo = info
-	sidecars := map[SnapshotName]bool{}
+	sidecars, rdbs := map[SnapshotName]bool{}, map[SnapshotName]bool{}
 	encrypted := 0
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Name, l.prefix)
 		switch {
 		case strings.HasSuffix(name, ageSuffix):
 			encrypted++
+			if n, _, err := ParseSnapshotName(strings.TrimSuffix(name, ageSuffix)); err == nil {
+				rdbs[n] = true
+			}
 		case strings.HasPrefix(name, logDir):
 			if n, err := ParseSegmentName(name); err == nil {
 				l.t.Segments = append(l.t.Segments, l.segment(n, e))
@@ -111,6 +114,7 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 			if sidecar {
 				sidecars[n] = true
 			} else {
+				rdbs[n] = true
 				l.t.Snapshots = append(l.t.Snapshots, l.snapshot(source, timeline, n, e))
 			}
 		case strings.HasPrefix(name, eventDir):
@@ -129,7 +133,41 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 	// Without its sidecar a snapshot is one that is still being stored.
 	l.t.Snapshots = slices.DeleteFunc(l.t.Snapshots, func(s Snapshot) bool { return !sidecars[SnapshotName{s.Offset, s.Time}] })
 	l.t.sort()
+	for _, e := range entries {
+		n, sidecar, err := ParseSnapshotName(strings.TrimPrefix(e.Name, l.prefix))
+		if err == nil && sidecar && !rdbs[n] {
+			if err := l.lost(ctx, source, timeline, n); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// lost looks whether a snapshot whose sidecar was listed, and its RDB not, has lost that: it was
+// stored before. Either may have come or gone while the listing was made.
+func (l *loader) lost(ctx context.Context, source, timeline string, n SnapshotName) error {
+	described, err := l.exists(ctx, inTimeline(source, timeline, n.Sidecar()))
+	if err != nil || !described {
+		return err
+	}
+	rdb := inTimeline(source, timeline, n.RDB())
+	stored, err := l.exists(ctx, rdb)
+	if err == nil && !stored {
+		l.problems = append(l.problems, &DamageError{Name: rdb, What: "it is missing, and its .json says that it was stored"})
+	}
+	return err
+}
+
+func (l *loader) exists(ctx context.Context, name string) (bool, error) {
+	f, err := l.files.Open(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
 }
 
 // event reads an event. One that is damaged is a problem, but what its name says has happened all

@@ -2,8 +2,10 @@ package archive_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +108,10 @@ func TestProblemsOfTimelines(t *testing.T) {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "events"), 0o700))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.EventName{Offset: 1, Time: begin, Kind: "ended"}.String()), []byte("{}"), 0o600))
 		}, true},
+		{"a snapshot that lost its RDB", ".rdb.zst is damaged: it is missing", func(t *testing.T, dir string) {
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.SnapshotName{Offset: 3, Time: begin}.Sidecar()), []byte("{}"), 0o600))
+		}, true},
 		{"encrypted files", "1 files are encrypted: not in this version", func(t *testing.T, dir string) {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "log"), 0o700))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.SegmentName{Range: stream.Range{From: 0, To: 5}}.String()+".age"), nil, 0o600))
@@ -205,4 +211,30 @@ func TestCatalogsUnite(t *testing.T) {
 	require.Equal(t, []archive.Snapshot{snap(0, "s0"), snap(15, "")}, got.Snapshots)
 	require.Equal(t, []archive.Event{{Kind: archive.EventClock, Offset: 1}, event}, got.Events)
 	require.Len(t, spooled.Segments, 2, "what was added is left as it is")
+}
+
+// unlisted is a store whose listing was made while some of its files came, or before they went.
+type unlisted struct {
+	archive.Files
+	but func(archive.Entry) bool
+	and []archive.Entry
+}
+
+func (u unlisted) List(ctx context.Context, dir string) ([]archive.Entry, error) {
+	all, err := u.Files.List(ctx, dir)
+	return append(slices.DeleteFunc(all, u.but), u.and...), err
+}
+
+// A listing isn't made in one instant, so what it lacks is looked for before it is called damage.
+func TestSnapshotsThatComeAndGoWhileTheyAreListed(t *testing.T) {
+	s, _ := disk(t)
+	require.NoError(t, archive.WriteTimeline(t.Context(), s, info(0)))
+	_, err := writeSnapshot(t, s, archive.SnapshotInfo{Offset: 0, Time: begin}, bytes.NewReader(rdb(100)))
+	require.NoError(t, err)
+	gone := archive.SnapshotName{Offset: 5, Time: begin}
+	cat, err := archive.Load(t.Context(), unlisted{s, func(e archive.Entry) bool { return strings.HasSuffix(e.Name, ".rdb.zst") },
+		[]archive.Entry{{Name: folder + "/" + gone.Sidecar()}}}, "cache")
+	require.NoError(t, err)
+	require.Empty(t, cat.Problems)
+	require.Empty(t, cat.Timelines[0].Snapshots)
 }

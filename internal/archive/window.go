@@ -108,19 +108,23 @@ func (c *Catalog) Losses() []error {
 }
 
 // Chain is t with its parents, the root first, each up to where the next branches off. A parent
-// that is missing, or a circle, is damage.
+// that is missing, or a circle, is damage: then it comes with the parts that can be told.
 func (c *Catalog) Chain(t *Timeline) ([]Part, error) {
 	parts := []Part{{t, stream.Range{From: t.Offset, To: max(t.Offset, t.End())}}}
 	for t.Parent != nil {
-		name, at := c.Source+"/"+t.Timeline+"/"+timelineFile, t.Parent.Offset
+		at, wrong := t.Parent.Offset, ""
 		parent := c.Timeline(t.Parent.Timeline)
 		switch {
 		case parent == nil:
-			return nil, &DamageError{Name: name, What: fmt.Sprintf("its parent %s is missing", t.Parent.Timeline)}
+			wrong = fmt.Sprintf("its parent %s is missing", t.Parent.Timeline)
 		case slices.ContainsFunc(parts, func(p Part) bool { return p.Timeline == parent }):
-			return nil, &DamageError{Name: name, What: fmt.Sprintf("its parent %s descends from it", parent.Timeline)}
+			wrong = fmt.Sprintf("its parent %s descends from it", parent.Timeline)
 		case at != t.Offset || at < parent.Offset:
-			return nil, &DamageError{Name: name, What: fmt.Sprintf("it begins at %d and leaves its parent, which begins at %d, at %d", t.Offset, parent.Offset, at)}
+			wrong = fmt.Sprintf("it begins at %d and leaves its parent, which begins at %d, at %d", t.Offset, parent.Offset, at)
+		}
+		if wrong != "" {
+			slices.Reverse(parts)
+			return parts, &DamageError{Name: c.Source + "/" + t.Timeline + "/" + timelineFile, What: wrong}
 		}
 		parts = append(parts, Part{parent, stream.Range{From: parent.Offset, To: at}})
 		t = parent

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"math"
-	"slices"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/stream"
@@ -46,28 +45,17 @@ type chain struct {
 	parts   []part // oldest first
 	steps   []Step // all that is held of the stream, in order, each byte once
 	windows []window
-	orphan  bool // a parent is not in the catalog
+	broken  error // a parent is missing, or none: parts begin behind it
 }
 
 func newChain(cat *archive.Catalog, t *archive.Timeline) *chain {
 	c := &chain{Timeline: t}
-	to := stream.Offset(math.MaxInt64)
-	for seen := 0; ; seen++ {
-		p := part{Timeline: t, from: t.Offset, to: to}
-		if t.Parent == nil {
-			c.parts = append(c.parts, p)
-			break
-		}
-		p.from = t.Parent.Offset
-		c.parts = append(c.parts, p)
-		to = min(to, t.Parent.Offset)
-		// A branch of itself is nonsense that a damaged timeline.json could hold.
-		if t = cat.Timeline(t.Parent.Timeline); t == nil || seen > len(cat.Timelines) {
-			c.orphan = true
-			break
-		}
+	parts, err := cat.Chain(t)
+	c.broken = err
+	for _, p := range parts {
+		c.parts = append(c.parts, part{p.Timeline, p.From, p.To})
 	}
-	slices.Reverse(c.parts)
+	c.parts[len(c.parts)-1].to = math.MaxInt64
 	for _, p := range c.parts {
 		c.steps = append(c.steps, p.cover()...)
 	}

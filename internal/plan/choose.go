@@ -54,7 +54,7 @@ func Choose(cat *archive.Catalog, req Request) (*Aim, error) {
 		}
 		c.chains = []*chain{newChain(cat, t)}
 		aim, err := c.choose()
-		return aim, withProblems(err, cat)
+		return withProblems(aim, err, problems(cat, c.chains))
 	}
 	var suspects []*chain
 	for _, t := range slices.Backward(cat.Timelines) {
@@ -68,16 +68,33 @@ func Choose(cat *archive.Catalog, req Request) (*Aim, error) {
 	}
 	aim, err := c.choose()
 	aim, err = passedOver(c, aim, err, suspects)
-	return aim, withProblems(err, cat)
+	return withProblems(aim, err, problems(cat, append(c.chains, suspects...)))
 }
 
-// withProblems lets the user know that what is missing may be what couldn't be read.
-func withProblems(err error, cat *archive.Catalog) error {
+// withProblems lets the user know that what is missing, or what would have been chosen, may be what
+// couldn't be read.
+func withProblems(aim *Aim, err error, problems []error) (*Aim, error) {
 	var unreachable *UnreachableError
-	if errors.As(err, &unreachable) {
-		unreachable.Problems = cat.Losses()
+	switch {
+	case len(problems) == 0:
+	case errors.As(err, &unreachable):
+		unreachable.Problems = problems
+	case err == nil:
+		aim.Notes = append(aim.Notes, tellUnread(problems)+"; what it may have held was not considered")
 	}
-	return err
+	return aim, err
+}
+
+// problems are those of the catalog that may matter to the choice, and those of chains.
+func problems(cat *archive.Catalog, chains []*chain) []error {
+	all := cat.Losses()
+	for _, ch := range chains {
+		same := func(p error) bool { return p.Error() == ch.broken.Error() }
+		if ch.broken != nil && !slices.ContainsFunc(all, same) {
+			all = append(all, ch.broken)
+		}
+	}
+	return all
 }
 
 // passedOver says which suspect timelines would have served.
@@ -144,11 +161,7 @@ func (c *chooser) choose() (*Aim, error) {
 }
 
 func (c *chooser) aim(ch *chain, at Place) *Aim {
-	a := &Aim{Source: c.source, Request: c.req, Timeline: ch.Timeline, At: at, chain: ch}
-	if ch.orphan {
-		a.Notes = append(a.Notes, fmt.Sprintf("timeline %s continues one that is not in the archive", ch.TimelineInfo.Timeline))
-	}
-	return a
+	return &Aim{Source: c.source, Request: c.req, Timeline: ch.Timeline, At: at, chain: ch}
 }
 
 func (c *chooser) unreachable(why string, before, after *Place) error {

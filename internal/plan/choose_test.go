@@ -166,6 +166,10 @@ func TestChooseAndPlan(t *testing.T) {
 		{"the end hangs in the air", catalog(timeline("a", id('a'), 0, only(snap(0, 1)), seg(0, 10, 1, 2), seg(20, 30, 3, 4))), Request{}, "",
 			"the last one held is offset 30 (1970-01-01T00:00:04.000Z), but no snapshot leads there: offsets 10 to 20 are missing", "offset 10"},
 		{"a snapshot and nothing else", catalog(timeline("a", id('a'), 7, only(snap(7, 5)))), Request{}, "a@7: 7", "", ""},
+		{"a parent is missing, and with it all that leads there", catalog(branch(timeline("b", id('b'), 250, nil, seg(250, 400, 60, 70)), "a")), Request{}, "",
+			"nothing of it is archived", "a file of the archive can't be read: cache/b/timeline.json is damaged: its parent a is missing; it may have led there"},
+		{"a circle", catalog(branch(timeline("a", id('a'), 5, nil, seg(5, 9, 1, 2)), "b"), branch(timeline("b", id('b'), 5, nil, seg(5, 9, 1, 2)), "a")), Request{Timeline: "b"}, "",
+			"nothing of it is archived", "cache/a/timeline.json is damaged: its parent b descends from it"},
 		{"a parent is missing", catalog(child), Request{Point: offset(450)}, "b@450: 400 [400,450) search [400,500)", "", ""},
 	}
 	for _, r := range rows {
@@ -176,7 +180,9 @@ func TestChooseAndPlan(t *testing.T) {
 				var hinted interface{ Hint() string }
 				require.ErrorAs(t, err, &hinted)
 				require.Contains(t, hinted.Hint(), r.hint)
-				require.NotContains(t, hinted.Hint(), "a file of the archive can't be read")
+				if r.cat == unreadCatalog {
+					require.NotContains(t, hinted.Hint(), "can't be read")
+				}
 				return
 			}
 			require.NoError(t, err)
@@ -216,6 +222,16 @@ func TestNotesSayHowAPointWasUnderstood(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "s", aim.Timeline.TimelineInfo.Timeline)
 	require.Empty(t, aim.Notes)
+}
+
+// The newest timeline can't be restored, because its parent is not there: another one's latest point
+// is not passed off as the latest there is.
+func TestNotesSayWhatWasNotConsidered(t *testing.T) {
+	newest := branch(timeline("b", id('b'), 250, nil, seg(250, 400, 60, 70)), "gone")
+	aim, err := Choose(catalog(plain(), newest), Request{})
+	require.NoError(t, err)
+	require.Equal(t, "a", aim.Timeline.TimelineInfo.Timeline)
+	require.Equal(t, []string{"a file of the archive can't be read: cache/b/timeline.json is damaged: its parent gone is missing; what it may have held was not considered"}, aim.Notes)
 }
 
 // A master that changed its id at a failover and went on: one timeline, two ids.

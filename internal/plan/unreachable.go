@@ -37,14 +37,18 @@ func (e *UnreachableError) Hint() string {
 	if len(e.Suspect) > 0 {
 		parts = append(parts, fmt.Sprintf("%s was passed over as suspect: --timeline %s takes it", strings.Join(e.Suspect, ", "), e.Suspect[0]))
 	}
-	switch n := len(e.Problems); n {
-	case 0:
-	case 1:
-		parts = append(parts, fmt.Sprintf("a file of the archive can't be read and may have held it: %v", e.Problems[0]))
-	default:
-		parts = append(parts, fmt.Sprintf("%d files of the archive can't be read and may have held it, the first of them: %v", n, e.Problems[0]))
+	if len(e.Problems) > 0 {
+		parts = append(parts, tellUnread(e.Problems)+"; it may have led there")
 	}
 	return strings.Join(parts, "; ")
+}
+
+// tellUnread names the first of what can't be read.
+func tellUnread(problems []error) string {
+	if n := len(problems); n > 1 {
+		return fmt.Sprintf("%d files of the archive can't be read, the first of them: %v", n, problems[0])
+	}
+	return fmt.Sprintf("a file of the archive can't be read: %v", problems[0])
 }
 
 // describe names the timeline too where the two points lie in different ones.
