@@ -2,6 +2,7 @@ package plan
 
 import (
 	"math"
+	"slices"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/stream"
@@ -56,11 +57,51 @@ func newChain(cat *archive.Catalog, t *archive.Timeline) *chain {
 		c.parts = append(c.parts, part{p.Timeline, p.From, p.To})
 	}
 	c.parts[len(c.parts)-1].to = math.MaxInt64
+	c.join()
+	return c
+}
+
+// join finds steps and windows in the parts.
+func (c *chain) join() {
 	for _, p := range c.parts {
 		c.steps = append(c.steps, p.cover()...)
 	}
 	c.windows = c.findWindows()
-	return c
+}
+
+// without is the chain as it would be without some of its files.
+func (c *chain) without(segment func(timeline string, s archive.Segment) bool, snapshot func(timeline string, s archive.Snapshot) bool) *chain {
+	rest := &chain{Timeline: c.Timeline, broken: c.broken}
+	for _, p := range c.parts {
+		t := *p.Timeline
+		t.Segments = slices.DeleteFunc(slices.Clone(t.Segments), func(s archive.Segment) bool { return segment(t.TimelineInfo.Timeline, s) })
+		t.Snapshots = slices.DeleteFunc(slices.Clone(t.Snapshots), func(s archive.Snapshot) bool { return snapshot(t.TimelineInfo.Timeline, s) })
+		rest.parts = append(rest.parts, part{&t, p.from, p.to})
+	}
+	rest.join()
+	return rest
+}
+
+// detour leads round what once held r: what follows it is as it was.
+func (c *chain) detour(r stream.Range) Detour {
+	if w := c.windowOf(r.From); w != nil && w.to.Offset >= r.To {
+		return Detour{Same: true}
+	}
+	before, after := c.around(r.From)
+	return Detour{Before: before, After: after}
+}
+
+// around are the nearest points on both sides of one that can't be restored, or the last one that
+// leads towards it.
+func (c *chain) around(o stream.Offset) (before, after *Place) {
+	for i := range c.windows {
+		w := &c.windows[i]
+		if w.from.Offset > o {
+			return before, &w.from
+		}
+		before = &w.to
+	}
+	return before, nil
 }
 
 // cover chooses segments such that each byte that is held is read once, from as few files as can

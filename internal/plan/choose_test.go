@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -248,22 +249,26 @@ func TestAnOffsetBelongsToTheIDOfItsTime(t *testing.T) {
 	require.Equal(t, []Fit{{"a", id('b')}, {"o", id('a')}}, ambiguous.Fits)
 }
 
-func TestWithout(t *testing.T) {
+func TestDetours(t *testing.T) {
 	aim, err := Choose(catalog(plain()), Request{})
 	require.NoError(t, err)
-	before, after := aim.Without(stream.Range{From: 100, To: 300}) // the first segment
-	require.Equal(t, &Place{"a", 100, 10 * second}, before)
-	require.Equal(t, &Place{"a", 300, 30 * second}, after)
-	before, after = aim.Without(stream.Range{From: 300, To: 400})
-	require.Equal(t, &Place{"a", 300, 30 * second}, before)
-	require.Nil(t, after)
-	before, after = aim.WithoutSnapshot(100)
-	require.Nil(t, before)
-	require.Equal(t, &Place{"a", 300, 30 * second}, after)
+	steps := aim.chain.steps
+	require.Len(t, steps, 2)
+	require.Equal(t, Detour{Same: true}, aim.WithoutSegment(steps[0]), "those that it was joined from are still there")
+	require.Equal(t, Detour{Before: &Place{"a", 300, 30 * second}}, aim.WithoutSegment(steps[1]))
+	first, later := snap(100, 10), snap(300, 30)
+	require.Equal(t, Detour{After: &Place{"a", 300, 30 * second}}, aim.WithoutSnapshot("a", first))
+	require.Equal(t, Detour{Same: true}, aim.WithoutSnapshot("a", later), "the log leads there from the first")
+
+	holed := timeline("a", id('a'), 100, only(snap(100, 10), snap(350, 35)), seg(100, 300, 10, 30), seg(100, 200, 10, 19), seg(300, 400, 31, 40))
+	aim, err = Choose(catalog(holed), Request{Point: at(15)})
+	require.NoError(t, err)
+	require.Equal(t, Detour{Before: &Place{"a", 200, 19 * second}, After: &Place{"a", 350, 35 * second}}, aim.WithoutSegment(aim.Search[0]))
 }
 
 // Whatever a catalog holds: a plan is gapless from a snapshot to its point, list's windows and
-// what can be planned are the same, and the nearest points that an error names can be restored.
+// what can be planned are the same, and the nearest points that an error names can be restored, as can
+// what is said to be left without one of the files.
 func TestPlansAreWhole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cat := catalog()
@@ -317,6 +322,26 @@ func TestPlansAreWhole(t *testing.T) {
 				pos = s.Range.To
 			}
 			require.Equal(t, o, pos)
+			if len(p.Steps) == 0 {
+				continue
+			}
+			step := rapid.SampledFrom(p.Steps).Draw(t, "damaged")
+			way, rest := aim.WithoutSegment(step), catalog()
+			for _, tl := range cat.Timelines {
+				less := *tl
+				less.Segments = slices.DeleteFunc(slices.Clone(less.Segments), func(s archive.Segment) bool {
+					return less.TimelineInfo.Timeline == step.Timeline && s.Range == step.Segment.Range
+				})
+				rest.Timelines = append(rest.Timelines, &less)
+			}
+			_, err = Choose(rest, Request{Point: offset(o), Timeline: name})
+			require.Equal(t, err == nil, way.Same, "offset %d without %v", o, step.Segment.Range)
+			for _, p := range []*Place{way.Before, way.After} {
+				if p != nil {
+					_, err := Choose(rest, Request{Point: offset(p.Offset), Timeline: name})
+					require.NoError(t, err)
+				}
+			}
 		}
 	})
 }

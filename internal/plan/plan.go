@@ -27,7 +27,7 @@ func (p *Plan) StreamBytes() int64 { return stream.Range{From: p.From.Offset, To
 func (a *Aim) Plan(at stream.Offset, received stream.Time) (*Plan, error) {
 	w := a.chain.windowOf(at)
 	if w == nil {
-		before, after := a.around(stream.Range{From: at, To: at})
+		before, after := a.chain.around(at)
 		return nil, &UnreachableError{
 			Source: a.Source, Want: a.Request.Point, Before: before, After: after,
 			Why: fmt.Sprintf("it is at offset %d of timeline %s, and no snapshot leads there", at, a.Timeline.TimelineInfo.Timeline),
@@ -55,36 +55,26 @@ func (a *Aim) Unreachable(why string, before, after *Place) *UnreachableError {
 	return &UnreachableError{Source: a.Source, Want: a.Request.Point, Why: why, Before: before, After: after}
 }
 
-// Without is the way round a segment that can't be read: the last point before the bytes that are
-// lost with it, and the first snapshot behind them; nil where there is none.
-func (a *Aim) Without(lost stream.Range) (before, after *Place) { return a.around(lost) }
-
-// WithoutSnapshot is the way round a snapshot at o that can't be read. Points behind it, up to the
-// next, would be restored from it.
-func (a *Aim) WithoutSnapshot(o stream.Offset) (before, after *Place) {
-	return a.around(stream.Range{From: o - 1, To: o + 1})
+// Detour is what can be restored without a file that can't be read.
+type Detour struct {
+	Same          bool   // the point itself: other files hold what that one did
+	Before, After *Place // else the nearest points, nil where there is none
 }
 
-func (a *Aim) around(lost stream.Range) (before, after *Place) {
-	for i := range a.chain.windows {
-		w := &a.chain.windows[i]
-		if w.from.Offset > lost.From {
-			break
-		}
-		before = &w.from
-		for _, s := range w.steps {
-			if end := s.end(); s.Range.To <= lost.From {
-				before = &end
-			}
-		}
-	}
-	for _, s := range a.chain.snapshots() {
-		if s.Offset >= max(lost.To, lost.From+1) {
-			at := s.place()
-			return before, &at
-		}
-	}
-	return before, nil
+// WithoutSegment is the way round the segment of a step.
+func (a *Aim) WithoutSegment(step Step) Detour {
+	c := a.chain.without(func(timeline string, s archive.Segment) bool {
+		return timeline == step.Timeline && s.Name == step.Segment.Name && s.Range == step.Segment.Range
+	}, func(string, archive.Snapshot) bool { return false })
+	return c.detour(step.Range)
+}
+
+// WithoutSnapshot is the way round a snapshot of a timeline.
+func (a *Aim) WithoutSnapshot(of string, snapshot archive.Snapshot) Detour {
+	c := a.chain.without(func(string, archive.Segment) bool { return false }, func(timeline string, s archive.Snapshot) bool {
+		return timeline == of && s.Name == snapshot.Name && s.Offset == snapshot.Offset
+	})
+	return c.detour(stream.Range{From: snapshot.Offset, To: snapshot.Offset})
 }
 
 // Steps are what holds a range of the chosen timeline, or of its parents, without a hole; nil where

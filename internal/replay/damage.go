@@ -6,56 +6,58 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/plan"
-	"github.com/offloader/offloader/internal/stream"
 )
 
 // A DamagedError is an *archive.DamageError (it unwraps to it) in a file that the restore needs,
 // with the ways round that file.
 type DamagedError struct {
-	Source        string
-	Damage        *archive.DamageError
-	Before, After *plan.Place // nearest points that don't need the file, nil where there is none
+	Source  string
+	Damage  *archive.DamageError
+	Way     plan.Detour
+	Spooled bool // it is a spool's
 }
 
 func (e *DamagedError) Error() string { return e.Source + ": " + e.Damage.Error() }
 
 func (e *DamagedError) Unwrap() error { return e.Damage }
 
-// Hint names the points that can be had without the file.
+// Hint names what can be had without the file.
 func (e *DamagedError) Hint() string {
+	before, after := e.Way.Before, e.Way.After
 	switch {
-	case e.Before != nil && e.After != nil:
-		return fmt.Sprintf("without that file, %s and what is before it can be restored, and again from %s on", e.Before, e.After)
-	case e.Before != nil:
-		return fmt.Sprintf("without that file, %s and what is before it can be restored", e.Before)
-	case e.After != nil:
-		return fmt.Sprintf("without that file, %s and what is after it can be restored", e.After)
+	case e.Way.Same && e.Spooled:
+		return "a store holds the same point without the spool: --archive with a copy of that store restores it"
+	case e.Way.Same:
+		return "other files hold the same point: move that one out of the archive, and restore again"
+	case before != nil && after != nil:
+		return fmt.Sprintf("without that file, %s and what is before it can be restored, and again from %s on", before, after)
+	case before != nil:
+		return fmt.Sprintf("without that file, %s and what is before it can be restored", before)
+	case after != nil:
+		return fmt.Sprintf("without that file, %s and what is after it can be restored", after)
 	}
 	return "without that file nothing can be restored; if another store has the archive too, restore from there"
 }
 
-// damaged adds the ways round to an error that says damage, and leaves others as they are. lost
-// are the bytes of the stream that the file is needed for.
-func damaged(aim *plan.Aim, err error, lost stream.Range) error {
+// damaged adds the way round a step's segment to an error that says damage, and leaves others as
+// they are.
+func damaged(aim *plan.Aim, err error, step plan.Step) error {
+	return withWay(aim, err, step.Segment.Name == "", func() plan.Detour { return aim.WithoutSegment(step) })
+}
+
+// DamagedSnapshot gives an error that says damage of r's snapshot the way round it, and leaves
+// others as they are.
+func (r *Replay) DamagedSnapshot(err error) error {
+	return withWay(r.aim, err, r.Snapshot.Name == "", func() plan.Detour { return r.aim.WithoutSnapshot(r.From.Timeline, r.Snapshot) })
+}
+
+func withWay(aim *plan.Aim, err error, spooled bool, way func() plan.Detour) error {
 	var damage *archive.DamageError
 	var already *DamagedError
 	if !errors.As(err, &damage) || errors.As(err, &already) {
 		return err
 	}
-	e := &DamagedError{Source: aim.Source, Damage: damage}
-	e.Before, e.After = aim.Without(lost)
-	return e
-}
-
-// DamagedSnapshot gives an error that says damage of r's snapshot the ways round it, and leaves
-// others as they are.
-func (r *Replay) DamagedSnapshot(err error) error {
-	err = damaged(r.aim, err, stream.Range{})
-	var e *DamagedError
-	if errors.As(err, &e) {
-		e.Before, e.After = r.aim.WithoutSnapshot(r.From.Offset)
-	}
-	return err
+	return &DamagedError{Source: aim.Source, Damage: damage, Way: way(), Spooled: spooled}
 }
 
 // stepError is damage in one step.
@@ -72,7 +74,7 @@ func (e *stepError) Unwrap() error { return e.err }
 func aside(aim *plan.Aim, err error) error {
 	var in *stepError
 	if errors.As(err, &in) {
-		return damaged(aim, in.err, in.step.Range)
+		return damaged(aim, in.err, in.step)
 	}
 	return err
 }

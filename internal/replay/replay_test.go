@@ -435,6 +435,48 @@ func TestDamageNamesTheFileAndTheWayRound(t *testing.T) {
 	require.Equal(t, "without that file, offset 54 (1970-01-01T00:00:01.001Z) and what is after it can be restored", hinted.Hint())
 }
 
+// What a damaged file was joined from, or what leads to a damaged snapshot, is still there: the
+// hint says so, and it is true.
+func TestDamageThatOtherFilesMakeUpFor(t *testing.T) {
+	l := replaytest.NewLog(0, 0)
+	l.Add(1000, "SET", "a", "1")
+	half := l.End()
+	l.Add(1001, "SET", "b", "2")
+	bad := &archive.DamageError{Name: "x", What: "its CRC64 is wrong"}
+	twice := func() *archive.Timeline {
+		tl := held(l, 900, 0, 7, half).Timelines[0]
+		tl.Segments = append([]archive.Segment{l.Segment(stream.Range{From: 0, To: l.End()}, 7)}, tl.Segments...)
+		return tl
+	}
+	joined := twice()
+	joined.Segments[0].Open = func(context.Context) (archive.PieceReader, error) { return nil, bad }
+	spooled := twice()
+	spooled.Segments[0].Name, spooled.Segments[0].Open = "", joined.Segments[0].Open
+	snapshot := twice()
+	snapshot.Snapshots = append(snapshot.Snapshots, replaytest.Snapshot(archive.SnapshotInfo{Offset: half, Time: 1000}, nil))
+	snapshot.Snapshots[1].Open = func(context.Context) (io.ReadCloser, error) { return nil, bad }
+
+	for name, c := range map[string]struct {
+		tl      *archive.Timeline
+		without func()
+		hint    string
+	}{
+		"a joined segment": {joined, func() { joined.Segments = joined.Segments[1:] }, "other files hold the same point: move that one out of the archive"},
+		"a spool":          {spooled, func() { spooled.Segments = spooled.Segments[1:] }, "a store holds the same point without the spool"},
+		"a snapshot":       {snapshot, func() { snapshot.Snapshots = snapshot.Snapshots[:1] }, "other files hold the same point: move that one out of the archive"},
+	} {
+		cat := &archive.Catalog{Source: "cache", Timelines: []*archive.Timeline{c.tl}}
+		_, err := run(t.Context(), always(cat), plan.Request{})
+		var hinted interface{ Hint() string }
+		require.ErrorAs(t, err, &hinted, name)
+		require.Contains(t, hinted.Hint(), c.hint, name)
+		c.without()
+		g, err := run(t.Context(), always(cat), plan.Request{})
+		require.NoError(t, err, name)
+		require.Equal(t, string(l.Data), g.log, name)
+	}
+}
+
 // b left a behind a1, when a had already written a2, which was lost. While b was not yet there,
 // a2 was the truth.
 func TestATimeBeforeTheBranchBegan(t *testing.T) {

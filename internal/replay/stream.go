@@ -19,6 +19,7 @@ import (
 type Stream struct {
 	ctx  context.Context // Next of a PieceReader takes none
 	r    *Replay
+	aim  *plan.Aim // of the listing that left is from
 	left []plan.Step
 	cur  *stepReader
 	at   stream.Offset
@@ -29,7 +30,7 @@ type Stream struct {
 
 // Stream begins to read the stream. Opening of files is left to Next.
 func (r *Replay) Stream(ctx context.Context) *Stream {
-	return &Stream{ctx: ctx, r: r, left: r.Steps, at: r.From.Offset}
+	return &Stream{ctx: ctx, r: r, aim: r.aim, left: r.Steps, at: r.From.Offset}
 }
 
 // DB is the database selected at the snapshot.
@@ -50,7 +51,7 @@ func (s *Stream) Next() (stream.Piece, error) {
 				if s.elsewhere(err) {
 					continue
 				}
-				return stream.Piece{}, damaged(s.r.aim, err, s.left[0].Range)
+				return stream.Piece{}, damaged(s.aim, err, s.left[0])
 			}
 			s.cur = cur
 		}
@@ -63,7 +64,7 @@ func (s *Stream) Next() (stream.Piece, error) {
 			if s.elsewhere(err) {
 				continue
 			}
-			return stream.Piece{}, damaged(s.r.aim, err, s.left[0].Range)
+			return stream.Piece{}, damaged(s.aim, err, s.left[0])
 		}
 		err = s.cur.close()
 		s.cur, s.left = nil, s.left[1:]
@@ -99,7 +100,7 @@ func (s *Stream) elsewhere(err error) bool {
 	if len(steps) == 0 || s.Close() != nil {
 		return false
 	}
-	s.left = steps
+	s.aim, s.left = aim, steps
 	return true
 }
 
