@@ -64,13 +64,14 @@ type (
 		Segments  []listedSegment  `json:"segments,omitempty"` // with --segments
 	}
 	listedSnapshot struct {
-		Offset  stream.Offset `json:"offset"`
-		Time    stream.Time   `json:"time"`
-		Bytes   int64         `json:"bytes"` // of the RDB
-		Method  string        `json:"method"`
-		Stored  int64         `json:"stored_bytes"`
-		Keys    int64         `json:"keys"`
-		Spooled bool          `json:"spooled"` // no store has it yet
+		Offset    stream.Offset `json:"offset"`
+		Time      stream.Time   `json:"time"`
+		Bytes     int64         `json:"bytes"` // of the RDB
+		Method    string        `json:"method"`
+		Stored    int64         `json:"stored_bytes"`
+		Keys      *int64        `json:"keys"`                // null where they could not be counted
+		Unchecked string        `json:"unchecked,omitempty"` // why its structure was not checked
+		Spooled   bool          `json:"spooled"`             // no store has it yet
 	}
 	listedSegment struct {
 		From  stream.Offset `json:"from"`
@@ -133,9 +134,13 @@ func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSou
 			if err != nil {
 				problems = append(problems, err)
 			}
-			one := listedSnapshot{Offset: snapshot.Offset, Time: snapshot.Time, Bytes: info.Bytes, Method: info.Method, Stored: snapshot.Size, Spooled: snapshot.Name == ""}
-			for _, n := range info.Keys {
-				one.Keys += n
+			one := listedSnapshot{Offset: snapshot.Offset, Time: snapshot.Time, Bytes: info.Bytes, Method: info.Method, Stored: snapshot.Size,
+				Unchecked: info.Unchecked, Spooled: snapshot.Name == ""}
+			if info.Unchecked == "" && err == nil {
+				one.Keys = new(int64)
+				for _, n := range info.Keys {
+					*one.Keys += n
+				}
 			}
 			l.Snapshots = append(l.Snapshots, one)
 			l.Bytes += snapshot.Size
@@ -205,6 +210,22 @@ func (a *app) printListing(all listing, o *opened) error {
 	return nil
 }
 
+// told is what there is to say of a snapshot. One that couldn't be described is told of as damage.
+func (s listedSnapshot) told() string {
+	keys := "keys not counted"
+	if s.Keys != nil {
+		keys = plural(*s.Keys, "key", "keys")
+	}
+	text := fmt.Sprintf("%s, RDB of %s, %s stored, by %s", keys, size(s.Bytes), size(s.Stored), s.Method)
+	if s.Spooled {
+		text += ", in the spool only"
+	}
+	if s.Unchecked != "" {
+		text += "; not checked: " + s.Unchecked
+	}
+	return text
+}
+
 func (a *app) printTimeline(t listedTimeline) error {
 	head := "  " + t.Name + "  " + t.Reason
 	if t.Suspect {
@@ -235,11 +256,7 @@ func (a *app) printTimeline(t listedTimeline) error {
 		row("gap", "%s to %s, offset %d to %d: %s", clock(g.From.Time.Go()), clock(g.To.Time.Go()), g.From.Offset, g.To.Offset, g.Cause)
 	}
 	for _, s := range t.Snapshots {
-		where := ""
-		if s.Spooled {
-			where = ", in the spool only"
-		}
-		row("snapshot", "%s, offset %d: %s keys, RDB of %s, %s stored, by %s%s", clock(s.Time.Go()), s.Offset, count(s.Keys), size(s.Bytes), size(s.Stored), s.Method, where)
+		row("snapshot", "%s, offset %d: %s", clock(s.Time.Go()), s.Offset, s.told())
 	}
 	for _, s := range t.Segments {
 		name := s.Name

@@ -138,11 +138,16 @@ func (c *counter) base(p *pipe) error {
 	}
 	err := walk.Err()
 	in.drain()
-	if err == nil || !p.whole {
-		return nil // of what was cut short, who gave it knows why
-	}
 	var unknown *rdbwalk.UnknownError
-	if c.r.Info.Unchecked != "" || errors.As(err, &unknown) {
+	switch {
+	case !p.whole: // of what was cut short, who gave it knows why
+		return nil
+	case c.r.Info.Unchecked != "": // what could be read of it need not be all
+		c.failed = "the snapshot's RDB is not checked"
+		return nil
+	case err == nil:
+		return nil
+	case errors.As(err, &unknown):
 		c.failed = "the snapshot can't be read through: " + err.Error()
 		return nil
 	}

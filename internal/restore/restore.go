@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dustin/go-humanize"
 
@@ -125,12 +126,16 @@ func Describe(r *replay.Replay, o Options) (*Report, error) {
 	if o.Format == "" {
 		o.Format = AOF
 	}
-	return &Report{
+	report := &Report{
 		Source: r.Source, Timeline: r.Timeline.TimelineInfo.Timeline, Offset: r.To.Offset, Time: r.To.Time,
 		Snapshot: r.From.Offset, SnapshotTime: r.From.Time, Segments: len(r.Steps),
-		Bytes: r.Info.Bytes + r.StreamBytes(), Output: out, Format: o.Format, Before: r.Match, Notes: r.Notes,
+		Bytes: r.Info.Bytes + r.StreamBytes(), Output: out, Format: o.Format, Before: r.Match, Notes: slices.Clone(r.Notes),
 		KeysNote: "not counted",
-	}, nil
+	}
+	if why := r.Info.Unchecked; why != "" {
+		report.Notes = append(report.Notes, "the snapshot's RDB is as it was received, but not checked: "+why+"; the engine that wrote it can load it")
+	}
+	return report, nil
 }
 
 // To writes the dataset at a replay's point. When it returns an error, there is nothing at
