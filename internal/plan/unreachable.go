@@ -15,6 +15,7 @@ type UnreachableError struct {
 	Want          Point
 	Why           string // "offsets 7104 to 9032 are missing: the disk was full"
 	Before, After *Place
+	Elsewhere     *Place   // a command like the one that is looked for, in another timeline
 	Suspect       []string // timelines that have it and were passed over
 	Problems      []error  // what of the archive could not be read, so that it isn't known what it held
 }
@@ -33,6 +34,9 @@ func (e *UnreachableError) Hint() string {
 		parts = append(parts, "the nearest point that can be restored is the one before, "+e.describe(e.Before))
 	case e.After != nil:
 		parts = append(parts, "the nearest point that can be restored is the one after, "+e.describe(e.After))
+	}
+	if e.Elsewhere != nil {
+		parts = append(parts, fmt.Sprintf("timeline %s has one at %s: --timeline %s", e.Elsewhere.Timeline, e.Elsewhere, e.Elsewhere.Timeline))
 	}
 	if len(e.Suspect) > 0 {
 		parts = append(parts, fmt.Sprintf("%s was passed over as suspect: --timeline %s takes it", strings.Join(e.Suspect, ", "), e.Suspect[0]))

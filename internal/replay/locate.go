@@ -2,10 +2,12 @@ package replay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/resp"
 	"github.com/offloader/offloader/internal/stream"
@@ -108,6 +110,34 @@ func locateCommand(ctx context.Context, aim *plan.Aim) (stream.Cursor, *Match, e
 			plan.Place{Offset: aim.Search[n-1].Range.To, Time: aim.Search[n-1].Segment.Time1}, aim.Timeline.TimelineInfo.Timeline)
 	}
 	return stream.Cursor{}, nil, aim.Unreachable(why, nil, nil)
+}
+
+// elsewhere adds to an error that says that there is no such command a timeline that has one. It
+// reads what the search has not read: nobody has to guess in which of many timelines it was.
+func elsewhere(ctx context.Context, cat *archive.Catalog, aim *plan.Aim, err error) error {
+	var none *plan.UnreachableError
+	if aim.Request.Point.Kind != plan.Before || !errors.As(err, &none) {
+		return err
+	}
+	searched := slices.Clone(aim.Search)
+	for _, t := range slices.Backward(cat.Timelines) {
+		other, unheld := plan.Choose(cat, plan.Request{Point: aim.Request.Point, Timeline: t.TimelineInfo.Timeline})
+		if unheld != nil {
+			continue
+		}
+		other.Search = slices.DeleteFunc(slices.Clone(other.Search), func(s plan.Step) bool {
+			return slices.ContainsFunc(searched, func(known plan.Step) bool {
+				return known.Timeline == s.Timeline && known.Range.From <= s.Range.From && s.Range.To <= known.Range.To
+			})
+		})
+		searched = append(searched, other.Search...)
+		// What can't be read there isn't needed here.
+		if _, match, unread := locateCommand(ctx, other); unread == nil {
+			none.Elsewhere = &plan.Place{Timeline: t.TimelineInfo.Timeline, Offset: match.Offset, Time: match.Time}
+			return err
+		}
+	}
+	return err
 }
 
 // finder remembers the last match in a segment.

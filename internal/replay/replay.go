@@ -85,7 +85,7 @@ func once(ctx context.Context, load func(context.Context) (*archive.Catalog, err
 func find(ctx context.Context, cat *archive.Catalog, aim *plan.Aim) (*Replay, error) {
 	at, match, err := locate(ctx, aim)
 	if err != nil {
-		return nil, aside(aim, err)
+		return nil, elsewhere(ctx, cat, aim, aside(aim, err))
 	}
 	if other := parentHeld(ctx, cat, aim, at); other != nil {
 		return find(ctx, cat, other)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -249,6 +251,48 @@ func TestBefore(t *testing.T) {
 		var unreachable *plan.UnreachableError
 		require.ErrorAs(t, err, &unreachable, "%q", words)
 		require.ErrorContains(t, err, "there is none between offset 100 (1970-01-01T00:00:01.000Z) and offset "+l.End().String())
+	}
+}
+
+// The newest timeline has no such command: the hint names one that has, the last-born first, also
+// where that is the tail of a parent, which the newest has left out.
+func TestBeforeACommandInAnotherTimeline(t *testing.T) {
+	a := replaytest.NewLog(0, 0)
+	a.Add(1000, "SET", "a", "1")
+	left := a.End()
+	a.Add(1001, "FLUSHALL")
+	a.Add(1002, "FLUSHDB")
+	b := replaytest.NewLog(left, 0)
+	b.Add(5000, "SET", "b", "3")
+	c := replaytest.NewLog(0, 0)
+	c.Add(9000, "FLUSHDB")
+	c.Add(9001, "SET", "c", "1")
+	d := replaytest.NewLog(0, 0)
+	d.Add(9002, "SET", "d", "1")
+	cat := held(a, 900, 0, 7)
+	cat.Timelines = append(cat.Timelines, &archive.Timeline{
+		TimelineInfo: archive.TimelineInfo{Timeline: "b", ReplID: "bb", Offset: left, Parent: &archive.Parent{Timeline: "a", Offset: left}},
+		Segments:     []archive.Segment{b.Segment(stream.Range{From: left, To: b.End()}, 7)},
+	})
+	for name, l := range map[string]*replaytest.Log{"c": c, "d": d} {
+		tl := held(l, 8000, 0, 7).Timelines[0]
+		tl.TimelineInfo.Timeline = name
+		cat.Timelines = append(cat.Timelines, tl)
+	}
+	slices.SortFunc(cat.Timelines, func(x, y *archive.Timeline) int {
+		return strings.Compare(x.TimelineInfo.Timeline, y.TimelineInfo.Timeline)
+	})
+	for command, hint := range map[string]string{
+		"FLUSHALL": "timeline a has one at offset 27 (1970-01-01T00:00:01.001Z): --timeline a",
+		"FLUSHDB":  "timeline c has one at offset 0 (1970-01-01T00:00:09.000Z): --timeline c",
+		"NOPE":     "",
+	} {
+		_, err := run(t.Context(), always(cat), before(command))
+		require.ErrorContains(t, err, "there is none between")
+		require.ErrorContains(t, err, "of timeline d")
+		var hinted interface{ Hint() string }
+		require.ErrorAs(t, err, &hinted)
+		require.Equal(t, hint, hinted.Hint())
 	}
 }
 
