@@ -210,6 +210,19 @@ func (a *app) printListing(all listing, o *opened) error {
 	return nil
 }
 
+// lostWrites tells of what was written, perhaps acknowledged, and then left out by a new master.
+func lostWrites(e archive.Event) string {
+	text := size(stream.Range{From: e.Offset, To: e.To}.Len())
+	if e.Commands > 0 {
+		text = plural(e.Commands, "command", "commands")
+	}
+	text += fmt.Sprintf(", offset %d to %d", e.Offset, e.To)
+	if e.From != 0 {
+		text += ", received after " + clock(e.From.Go())
+	}
+	return text + ": left out by the master that went on at " + clock(e.Time.Go())
+}
+
 // told is what there is to say of a snapshot. One that couldn't be described is told of as damage.
 func (s listedSnapshot) told() string {
 	keys := "keys not counted"
@@ -254,6 +267,11 @@ func (a *app) printTimeline(t listedTimeline) error {
 	}
 	for _, g := range t.Gaps {
 		row("gap", "%s to %s, offset %d to %d: %s", clock(g.From.Time.Go()), clock(g.To.Time.Go()), g.From.Offset, g.To.Offset, g.Cause)
+	}
+	for _, e := range t.Events {
+		if e.Kind == archive.EventLost && e.Damage == nil {
+			row("lost", "%s", lostWrites(e))
+		}
 	}
 	for _, s := range t.Snapshots {
 		row("snapshot", "%s, offset %d: %s", clock(s.Time.Go()), s.Offset, s.told())
