@@ -106,9 +106,15 @@ func (a *app) log(ctx context.Context, f logFlags, now time.Time) error {
 	out := a.newLogPrinter(source, timelines)
 	for _, t := range timelines {
 		out.timeline = t.Timeline
+		for _, e := range q.Outages(t) {
+			out.outage(e)
+		}
 		if err = history.Timeline(ctx, load, t.Timeline, q, out.hole, out.add); err != nil {
 			break
 		}
+	}
+	if before, after, outside := q.Outside(timelines); outside && err == nil {
+		out.outside(before, after)
 	}
 	return errors.Join(err, out.end(), errors.Join(c.Losses()...))
 }
@@ -126,6 +132,7 @@ type logPrinter struct {
 	json     bool
 	timeline string
 	n        int64
+	unknown  bool // of the time that was asked for, or of a part of it
 }
 
 func (a *app) newLogPrinter(source string, timelines []*archive.Timeline) *logPrinter {
@@ -147,6 +154,30 @@ func (a *app) newLogPrinter(source string, timelines []*archive.Timeline) *logPr
 // hole tells of bytes that are missing between two entries.
 func (p *logPrinter) hole(r stream.Range) {
 	p.term.say("offloader: timeline %s: offsets %d to %d are missing", p.timeline, r.From, r.To)
+}
+
+// outage tells of a time of which nothing is known, though what was written in it may be held.
+func (p *logPrinter) outage(e archive.Event) {
+	cause := ""
+	if e.Cause != "" {
+		cause = " (" + e.Cause + ")"
+	}
+	p.term.say("offloader: timeline %s: the link was down from %s to %s%s: what was written meanwhile came at the end of it, and is shown with that time",
+		p.timeline, clock(e.From.Go()), clock(e.Time.Go()), cause)
+	p.unknown = true
+}
+
+// outside tells that a time is one of which nothing is held at all, and what is nearest to it.
+func (p *logPrinter) outside(before, after stream.Time) {
+	switch {
+	case after == 0:
+		p.term.say("offloader: that is after all that is held, which ends at %s", clock(before.Go()))
+	case before == 0:
+		p.term.say("offloader: that is before all that is held, which begins at %s", clock(after.Go()))
+	default:
+		p.term.say("offloader: nothing is held of that time: what is before it ends at %s, what is after it begins at %s", clock(before.Go()), clock(after.Go()))
+	}
+	p.unknown = true
 }
 
 func (p *logPrinter) add(e history.Entry) error {
@@ -184,7 +215,9 @@ func (p *logPrinter) end() error {
 		return p.term.print("]}")
 	}
 	if p.n == 0 {
-		p.term.say("offloader: nothing like that was written")
+		if !p.unknown {
+			p.term.say("offloader: nothing like that was written")
+		}
 		return nil
 	}
 	p.term.say("offloader: restore --offset BEFORE gives the dataset without a command, --offset AFTER the one with it")
