@@ -224,7 +224,7 @@ func (r *reader) source(n node) (s Source) {
 func (r *reader) spool(n node, s *Spool) {
 	r.mapping(n, "spool", []field{
 		{"path", func(n node) { r.value(n, &s.Path, path) }},
-		{"max_size", func(n node) { read(r, n, &s.MaxSize, ParseSize) }},
+		{"max_size", func(n node) { read(r, n, &s.MaxSize, spoolSize) }},
 		{"min_free", func(n node) { read(r, n, &s.MinFree, ParsePercent) }},
 	})
 }

@@ -29,6 +29,23 @@ func ParseSize(s string) (Size, error) {
 	return Size(n), nil
 }
 
+// minSpool is the least that a spool works with: a command, or a transaction, has to fit in, and what
+// comes while a store is written to. What is smaller is most likely a number that lacks its unit.
+const minSpool = 1 << 20
+
+// spoolSize takes the bound of a spool.
+func spoolSize(s string) (Size, error) {
+	n, err := ParseSize(s)
+	if err == nil && n < minSpool {
+		hint := ""
+		if _, plain := strconv.ParseUint(s, 10, 64); plain == nil {
+			hint = fmt.Sprintf(" (%s without a unit are bytes: %sGiB?)", s, s)
+		}
+		err = fmt.Errorf("%s is too small for a spool, say at least %s%s", n, Size(minSpool), hint)
+	}
+	return n, err
+}
+
 // Percent is a share, from 0 to 100.
 type Percent float64
 
