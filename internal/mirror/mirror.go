@@ -161,10 +161,10 @@ func next(segments []archive.Segment, at stream.Offset) stream.Offset {
 }
 
 // events copies those that the other store lacks. One that it has in other words stays: each is
-// written once.
+// written once. One that is damaged is among the problems, and stays alone.
 func (c *Copier) events(ctx context.Context, t, have *archive.Timeline) error {
 	for _, e := range t.Events {
-		if slices.ContainsFunc(have.Events, func(h archive.Event) bool { return h.Name() == e.Name() }) {
+		if e.Damage != nil || slices.ContainsFunc(have.Events, func(h archive.Event) bool { return h.Name() == e.Name() }) {
 			continue
 		}
 		if err := c.file(ctx, t.Path(e.Name()), asItIs); err != nil {
