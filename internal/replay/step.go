@@ -120,6 +120,15 @@ func (s *stepReader) follow(p stream.Piece) error {
 	return nil
 }
 
+// begins makes sure that the stream goes on in the database that the snapshot says: what is written
+// there would else be written into another one.
+func (s *stepReader) begins(db int) error {
+	if s.db == db {
+		return nil
+	}
+	return s.damage(fmt.Sprintf("it has database %d selected at offset %d, and the snapshot there says %d", s.db, s.step.Range.From, db), nil)
+}
+
 // gap is a reader that didn't keep to its range. That is checked where segments are read, so
 // what is here is a file that is damaged in a way nobody thought of.
 func (s *stepReader) gap(what string, at, want stream.Offset) error {

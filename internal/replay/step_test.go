@@ -83,3 +83,19 @@ func TestTheDatabaseOfAMatchBehindAnOverlap(t *testing.T) {
 	require.Equal(t, half, g.To.Offset)
 	require.Equal(t, 4, g.Match.DB)
 }
+
+// The snapshot's sidecar and the segment behind it don't agree on the database: one of them is wrong.
+func TestTheDatabaseOfASnapshotAndOfItsLog(t *testing.T) {
+	l := replaytest.NewLog(0, 3)
+	l.Add(1000, "SET", "a", "1")
+	cut := l.End()
+	l.Add(1001, "SET", "b", "2")
+	cat := held(l, 900, 5, 7)
+	for _, at := range []stream.Offset{0, cut} { // where the segment begins, and inside of it
+		cat.Timelines[0].Snapshots = []archive.Snapshot{replaytest.Snapshot(archive.SnapshotInfo{Offset: at, Time: 900, DB: 5}, []byte("RDB"))}
+		_, err := run(t.Context(), always(cat), plan.Request{})
+		var damage *archive.DamageError
+		require.ErrorAs(t, err, &damage)
+		require.ErrorContains(t, err, "it has database 3 selected at offset "+at.String()+", and the snapshot there says 5")
+	}
+}

@@ -56,6 +56,9 @@ func (s *Stream) Next() (stream.Piece, error) {
 			s.cur = cur
 		}
 		p, err := s.cur.next()
+		if err == nil && p.At == s.r.From.Offset {
+			err = s.cur.begins(s.r.Info.DB)
+		}
 		if err == nil {
 			s.at = p.End()
 			return p, nil
