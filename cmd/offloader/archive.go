@@ -14,7 +14,6 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
-	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/store"
 )
@@ -72,7 +71,7 @@ func (o *opened) sources(ctx context.Context) ([]string, error) {
 	if o.spool != "" {
 		spooled, err := spool.Sources(o.spool)
 		if err != nil {
-			return nil, fmt.Errorf("look into the spool: %w", err)
+			return nil, spoolError(fmt.Errorf("look into the spool: %w", err))
 		}
 		names = spooled
 	}
@@ -82,7 +81,24 @@ func (o *opened) sources(ctx context.Context) ([]string, error) {
 	}
 	names = append(names, stored...)
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	names = slices.Compact(names)
+	if len(names) > 0 && !slices.ContainsFunc(names, isNoTimeline) {
+		return nil, usagef("the archive is the folder above it: --archive "+filepath.Dir(o.folder), "%s is the folder of one source, not of an archive", o.store)
+	}
+	return names, nil
+}
+
+func isNoTimeline(name string) bool {
+	_, _, err := archive.ParseTimelineName(name)
+	return err != nil
+}
+
+// spoolError gives an error of reading the spool a way out.
+func spoolError(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return &hintedError{err, "the spool is its daemon's, and holds what no store has yet: run this as the user that the daemon runs as, or as root"}
+	}
+	return err
 }
 
 // load gives a source's catalog. The spool is looked into first: what leaves it meanwhile is in
@@ -93,7 +109,7 @@ func (o *opened) load(source string) func(context.Context) (*archive.Catalog, er
 		if o.spool != "" {
 			var err error
 			if spooled, err = spool.View(o.spool, source); err != nil {
-				return nil, err
+				return nil, spoolError(err)
 			}
 		}
 		c, err := archive.Load(ctx, o.store, source)
@@ -107,8 +123,13 @@ func (o *opened) load(source string) func(context.Context) (*archive.Catalog, er
 	}
 }
 
+// An emptyError is an archive, or a source, of which nothing is archived (exit 3).
+type emptyError struct{ what string }
+
+func (e *emptyError) Error() string { return e.what }
+
 // pick takes the source that is named, or the only one.
-func (o *opened) pick(ctx context.Context, name string, want plan.Point) (string, error) {
+func (o *opened) pick(ctx context.Context, name string) (string, error) {
 	held, err := o.sources(ctx)
 	if err != nil {
 		return "", err
@@ -126,7 +147,7 @@ func (o *opened) pick(ctx context.Context, name string, want plan.Point) (string
 		}
 		return name, nil
 	case len(known) == 0:
-		return "", &plan.UnreachableError{Source: "archive " + o.store.String(), Want: want, Why: "it holds no source"}
+		return "", &emptyError{"archive " + o.store.String() + " holds no source"}
 	case name != "":
 		return "", usagef("there is "+strings.Join(known, ", "), "%s holds no source %q", o.store, name)
 	}
@@ -136,16 +157,34 @@ func (o *opened) pick(ctx context.Context, name string, want plan.Point) (string
 // sourceFlag is --source, completed with what the archive holds.
 func (a *app) sourceFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "source", "", "the source's `NAME`; needed where there are several")
-	// Completion can't fail in a way that a user should hear of.
-	_ = cmd.RegisterFlagCompletionFunc("source", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	a.complete(cmd, "source", func(ctx context.Context, o *opened) ([]string, error) { return o.sources(ctx) })
+}
+
+// timelineFlag is --timeline, completed with those of the source.
+func (a *app) timelineFlag(cmd *cobra.Command, to, source *string, usage string) {
+	cmd.Flags().StringVar(to, "timeline", "", usage)
+	a.complete(cmd, "timeline", func(ctx context.Context, o *opened) ([]string, error) {
+		name, err := o.pick(ctx, *source)
+		if err != nil {
+			return nil, err
+		}
+		c, err := o.load(name)(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return timelineNames(c), nil
+	})
+}
+
+// complete completes a flag with names from the archive. That can't fail in a way that a user
+// should hear of.
+func (a *app) complete(cmd *cobra.Command, flag string, names func(context.Context, *opened) ([]string, error)) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var found []string
 		o, err := a.openArchive(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+		if err == nil {
+			found, _ = names(cmd.Context(), o)
 		}
-		names, err := o.sources(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return found, cobra.ShellCompDirectiveNoFileComp
 	})
 }

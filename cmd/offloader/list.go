@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/offloader/offloader/internal/archive"
-	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -92,7 +91,7 @@ func (a *app) list(ctx context.Context, source string, segments bool) error {
 	if source == "" {
 		names, err = o.sources(ctx)
 	} else {
-		_, err = o.pick(ctx, source, plan.Point{})
+		_, err = o.pick(ctx, source)
 	}
 	if err != nil {
 		return err

@@ -31,23 +31,25 @@ Exit codes: 0 done, also when nothing was found; 1 failed; 2 wrong usage or conf
 source has no archive; 4 the archive is damaged; what comes before the damage was shown.`,
 		Example: "  offloader log --key 'user:17'\n  offloader log --command FLUSHALL --from yesterday\n  offloader log --from '10m ago' --to '5m ago' --json",
 		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.log(cmd.Context(), f, time.Now()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.log(cmd.Context(), f, cmd.Flags().Changed, time.Now())
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.key, "key", "", "writes that touch keys like this `GLOB`")
 	flags.StringVar(&f.command, "command", "", "this `COMMAND`: a name, and first arguments if they matter")
 	flags.StringVar(&f.from, "from", "", "from this `TIME` on, see offloader restore --help for its forms")
 	flags.StringVar(&f.to, "to", "", "before this `TIME`")
-	flags.StringVar(&f.timeline, "timeline", "", "this timeline only, by `NAME`")
+	a.timelineFlag(cmd, &f.timeline, &f.source, "this timeline only, by `NAME`")
 	a.sourceFlag(cmd, &f.source)
 	laterFlags(cmd, "identity")
 	return cmd
 }
 
 // logQuery reads the flags.
-func (a *app) logQuery(f logFlags, now time.Time) (q history.Query, err error) {
+func (a *app) logQuery(f logFlags, given func(string) bool, now time.Time) (q history.Query, err error) {
 	q.Key = f.key
-	if f.command != "" {
+	if given("command") {
 		point, err := plan.ParseBefore(f.command)
 		if err != nil {
 			return q, err
@@ -55,10 +57,10 @@ func (a *app) logQuery(f logFlags, now time.Time) (q history.Query, err error) {
 		q.Command = point.Command
 	}
 	for _, bound := range []struct {
-		text string
-		to   *stream.Time
-	}{{f.from, &q.From}, {f.to, &q.To}} {
-		if bound.text == "" {
+		flag, text string
+		to         *stream.Time
+	}{{"from", f.from, &q.From}, {"to", f.to, &q.To}} {
+		if !given(bound.flag) {
 			continue
 		}
 		at, err := plan.ParseTime(bound.text, now, time.Local)
@@ -74,8 +76,8 @@ func (a *app) logQuery(f logFlags, now time.Time) (q history.Query, err error) {
 	return q, nil
 }
 
-func (a *app) log(ctx context.Context, f logFlags, now time.Time) error {
-	q, err := a.logQuery(f, now)
+func (a *app) log(ctx context.Context, f logFlags, given func(string) bool, now time.Time) error {
+	q, err := a.logQuery(f, given, now)
 	if err != nil {
 		return err
 	}
@@ -83,7 +85,7 @@ func (a *app) log(ctx context.Context, f logFlags, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	source, err := o.pick(ctx, f.source, plan.Point{})
+	source, err := o.pick(ctx, f.source)
 	if err != nil {
 		return err
 	}
@@ -101,7 +103,7 @@ func (a *app) log(ctx context.Context, f logFlags, now time.Time) error {
 		timelines = []*archive.Timeline{t}
 	}
 	if len(c.Timelines) == 0 {
-		return errors.Join(&plan.UnreachableError{Source: source, Why: "nothing is archived of it"}, errors.Join(c.Losses()...))
+		return errors.Join(&emptyError{"nothing is archived of " + source}, errors.Join(c.Losses()...))
 	}
 	out := a.newLogPrinter(source, timelines)
 	for _, t := range timelines {

@@ -42,6 +42,7 @@ func exitCode(err error) int {
 		ambiguous *plan.AmbiguousError
 		unknown   *plan.UnknownTimelineError
 		nowhere   *plan.UnreachableError
+		empty     *emptyError
 		damaged   *archive.DamageError
 	)
 	switch {
@@ -55,6 +56,8 @@ func exitCode(err error) int {
 		if errors.As(errors.Join(nowhere.Problems...), &damaged) {
 			return exitDamaged // what can't be read may be what would lead there
 		}
+		return exitUnreachable
+	case errors.As(err, &empty):
 		return exitUnreachable
 	}
 	return exitFailed
@@ -186,6 +189,17 @@ func (e *usageError) Hint() string { return e.hint }
 func usagef(hint, format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...), hint}
 }
+
+// A hintedError is an error that gets its way out where it is known what the user wanted.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Unwrap() error { return e.error }
+
+// Hint says what to do.
+func (e *hintedError) Hint() string { return e.hint }
 
 func notYet(what string) error { return usagef("", "%s is not in this version", what) }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"testing"
@@ -39,6 +40,7 @@ func TestExitCodes(t *testing.T) {
 		{damage, 4},
 		{&replay.DamagedError{Damage: damage}, 4},
 		{&plan.DoubtError{Damage: damage}, 4},
+		{&emptyError{"nothing"}, 3},
 		{errors.Join(nil, damage), 4},
 		{errors.Join(&plan.UnreachableError{}, damage), 4},
 	}
@@ -113,4 +115,15 @@ func TestFolders(t *testing.T) {
 		_, err := folder(url)
 		require.Equal(t, exitUsage, exitCode(err), url)
 	}
+}
+
+// Root may read every spool, so what others see is made here.
+func TestASpoolOfAnotherUser(t *testing.T) {
+	err := spoolError(fmt.Errorf("look into the spool: %w", &fs.PathError{Op: "open", Path: "/var/lib/offloader/spool", Err: fs.ErrPermission}))
+	require.EqualError(t, err, "look into the spool: open /var/lib/offloader/spool: permission denied")
+	var hinted interface{ Hint() string }
+	require.ErrorAs(t, err, &hinted)
+	require.Contains(t, hinted.Hint(), "run this as the user that the daemon runs as, or as root")
+	require.Equal(t, 1, exitCode(err))
+	require.Equal(t, io.EOF, spoolError(io.EOF))
 }

@@ -51,9 +51,10 @@ left in the output folder.`,
 	flags.BoolVar(&f.latest, "latest", false, "the last boundary that is durable")
 	flags.StringVar(&f.output, "output", "", "the `DIR` to write, new or empty")
 	flags.StringVar(&f.format, "format", "aof", "aof for engines from 7.0 on, aof-single for older ones")
-	flags.StringVar(&f.timeline, "timeline", "", "the timeline's `NAME`, see offloader list; default: chosen by the point")
+	a.timelineFlag(cmd, &f.timeline, &f.source, "the timeline's `NAME`, see offloader list; default: chosen by the point")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "find the point and say what would be used; write nothing")
 	a.sourceFlag(cmd, &f.source)
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{string(restore.AOF), string(restore.AOFSingle)}, cobra.ShellCompDirectiveNoFileComp))
 	laterFlags(cmd, "to", "keys", "db", "identity")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.restore(cmd.Context(), f, cmd.Flags().Changed, time.Now())
@@ -116,7 +117,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags, given func(string) bo
 	if err != nil {
 		return err
 	}
-	source, err := o.pick(ctx, f.source, point)
+	source, err := o.pick(ctx, f.source)
 	if err != nil {
 		return err
 	}

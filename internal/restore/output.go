@@ -63,6 +63,9 @@ func notWritable(out string, err error) error {
 	var path *fs.PathError
 	var link *os.LinkError
 	var other *OutputError
+	if errors.Is(err, unix.ENOTDIR) { // which may come without a path
+		return &OutputError{Path: out, Why: "a part of its path is a file, and no folder"}
+	}
 	if errors.As(err, &other) || (!errors.As(err, &path) && !errors.As(err, &link)) {
 		return err
 	}
