@@ -3,7 +3,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: build test unit lint fuzz torture bench demo engines setup help
+.PHONY: build test unit lint fuzz torture bench demo engines s3servers setup help
 
 # The toolchain is the one that is installed; nothing fetches another behind your back.
 export GOTOOLCHAIN := local
@@ -23,7 +23,7 @@ test: ## everything that must be green: lint, a short fuzz, all tests on all eng
 ifdef RUN
 test: unit
 else
-test: setup engines $(LINT)
+test: setup engines s3servers $(LINT)
 	@failed=; \
 	  $(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	  FUZZTIME=$(if $(filter file,$(origin FUZZTIME)),3s,$(FUZZTIME)) RUN= scripts/fuzz || failed="$$failed fuzz"; \
@@ -31,7 +31,7 @@ test: setup engines $(LINT)
 endif
 
 # The tests alone, those that match RUN.
-unit: setup engines
+unit: setup engines s3servers
 	@scripts/test -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)')
 
 lint: setup $(LINT) ## gofmt, go vet, golangci-lint
@@ -49,7 +49,7 @@ $(LINT):
 fuzz: ## every Fuzz function for FUZZTIME (10s) each; RUN=FuzzWalk narrows it
 	@FUZZTIME=$(FUZZTIME) RUN='$(RUN)' scripts/fuzz
 
-torture: setup engines ## the crash and cut tests with their full counts; takes hours
+torture: setup engines s3servers ## the crash and cut tests with their full counts; takes hours
 	@OFFLOADER_TORTURE=1 scripts/test -timeout 24h $(if $(RUN),-run '$(RUN)')
 
 bench: engines ## measure against real engines (DIR=where SIZE=how much)
@@ -63,8 +63,11 @@ demo: ## lose a dataset and get it back, in half a minute (ENGINE=valkey9.1 take
 engines: ## fetch redis 7.0, 8.0 and valkey 8.1, 9.1 for the tests; installs nothing
 	@scripts/engines
 
+s3servers: ## build MinIO and Versity S3 Gateway for the tests; installs nothing
+	@scripts/s3servers
+
 setup: ## install what a bare Debian lacks for the above
 	@scripts/setup
 
 help: ## this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

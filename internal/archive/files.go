@@ -41,6 +41,10 @@ type Depot interface {
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
 }
 
+// ErrKept is a store's refusal to delete a file that is locked, or that this archiver may not
+// delete. The archive is as good as before: whoever deletes goes on.
+var ErrKept = errors.New("the store keeps it")
+
 // A VersionError says that a file was written by a later Offloader.
 type VersionError struct {
 	Name   string

@@ -49,7 +49,7 @@ type Options struct {
 	Now time.Time
 }
 
-// OpenURL opens the store that an --archive argument names: /path or file:///path.
+// OpenURL opens the store that an --archive argument names: /path, file:///path or s3://….
 func OpenURL(ctx context.Context, rawURL string, o Options) (Store, error) {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
 	switch {
@@ -71,7 +71,11 @@ func OpenURL(ctx context.Context, rawURL string, o Options) (Store, error) {
 		}
 		return OpenDisk(ctx, path, o)
 	case scheme == "s3":
-		return nil, &URLError{rawURL, "s3:// archives are not in this version"}
+		options, err := ParseS3(rawURL)
+		if err != nil {
+			return nil, err
+		}
+		return OpenS3(ctx, options)
 	}
 	return nil, &URLError{rawURL, fmt.Sprintf("%s:// is not known", scheme)}
 }
@@ -85,7 +89,9 @@ type URLError struct {
 func (e *URLError) Error() string { return fmt.Sprintf("archive %q: %s", e.URL, e.What) }
 
 // Hint says what to do about it.
-func (e *URLError) Hint() string { return "name a folder: /path or file:///path" }
+func (e *URLError) Hint() string {
+	return "name a folder, /path or file:///path, or a bucket, s3://bucket/prefix"
+}
 
 // checkName refuses what could lead out of the store, or to what is hidden in it.
 func checkName(name string) error {

@@ -1,0 +1,17 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+)
+
+// OpenS3With is OpenS3 with a client that is not quite as it should be, and no time to lose.
+func OpenS3With(ctx context.Context, o S3Options, adjust func(*s3.Options)) (*S3, error) {
+	s, err := openS3(ctx, o, adjust)
+	if err == nil {
+		s.pause = time.Millisecond
+	}
+	return s, err
+}

@@ -1,0 +1,188 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"net/url"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+// The checksum is CRC32, of the whole object also where it comes in parts: all services know it,
+// and it costs next to nothing, which can't be said of CRC64NVME on all of them. What matters for
+// good is summed above: names and sidecars hold CRC64 and SHA-256.
+
+// maxSingle is the largest file that is put by one request. More requests would be paid for, and
+// in the file all bytes are at hand for another try.
+const maxSingle = 32 << 20
+
+// Put implements Store. A file, or another reader that can be read anywhere, is sent without a
+// copy in memory; of another one at most two parts are held, see sizeOfPart.
+//
+// Where no answer came to a request that may have been carried out, the next one tells: an object
+// that is there then and has our size and checksum is ours. If none of the tries had an answer
+// Put fails, and the object may be there all the same.
+func (s *S3) Put(ctx context.Context, name string, r io.Reader) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if f, ok := r.(file); ok {
+		if at, size, err := rest(f); err == nil { // it fails on a pipe
+			if size <= maxSingle {
+				return s.putWhole(ctx, name, io.NewSectionReader(f, at, size))
+			}
+			return s.putParts(ctx, name, newSections(f, at, size))
+		}
+	}
+	start := make([]byte, 64<<10) // most that isn't a file is small
+	n, err := io.ReadFull(r, start)
+	switch {
+	case ended(err):
+		return s.putWhole(ctx, name, inMemory(start[:n]))
+	case err != nil:
+		return s.unread(name, err)
+	}
+	b := newBuffers(r)
+	first, whole, err := b.start(ctx, start)
+	switch {
+	case err != nil:
+		return s.unread(name, err)
+	case whole:
+		return s.putWhole(ctx, name, inMemory(first))
+	}
+	return s.putParts(ctx, name, b)
+}
+
+func inMemory(b []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
+}
+
+// ended says that a reader had less than there was room for.
+func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
+// unread says that it was reading what is to be put that failed.
+func (s *S3) unread(name string, err error) error {
+	return fmt.Errorf("archive %s: %s: %w", s, name, err)
+}
+
+// file is a reader that can be read anywhere, and again.
+type file interface {
+	io.ReaderAt
+	io.Seeker
+}
+
+// rest is where a file stands and how much is behind that.
+func rest(f file) (at, size int64, err error) {
+	if at, err = f.Seek(0, io.SeekCurrent); err != nil {
+		return 0, 0, err
+	}
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, 0, err
+	}
+	_, err = f.Seek(at, io.SeekStart)
+	return at, max(0, end-at), err
+}
+
+// putWhole stores one body by one request.
+func (s *S3) putWhole(ctx context.Context, name string, body *io.SectionReader) error {
+	sum := crc32.NewIEEE()
+	if _, err := copyUntil(ctx, sum, body); err != nil {
+		return s.unread(name, err)
+	}
+	in := &s3.PutObjectInput{
+		Bucket: s.bucket(), Key: s.key(name), ContentLength: aws.Int64(body.Size()),
+		ChecksumCRC32: crc(sum.Sum32()), IfNoneMatch: aws.String("*"),
+		Tagging: s.tagging(), StorageClass: types.StorageClass(s.o.StorageClass),
+		ServerSideEncryption: types.ServerSideEncryption(s.o.Encryption), SSEKMSKeyId: given(s.o.KMSKeyID),
+		ObjectLockMode: types.ObjectLockMode(s.o.LockMode), ObjectLockRetainUntilDate: s.retainUntil(),
+	}
+	return s.call(ctx, "put", name, s.patience(body.Size()), func(ctx context.Context, try int) error {
+		if _, err := body.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		in.Body = body
+		_, err := s.client.PutObject(ctx, in)
+		if try > 1 && exists(err) {
+			return s.ours(ctx, name, body.Size(), *in.ChecksumCRC32, err)
+		}
+		return err
+	})
+}
+
+// copyUntil copies until ctx ends.
+func copyUntil(ctx context.Context, w io.Writer, r io.Reader) (n int64, err error) {
+	buf := make([]byte, 256<<10)
+	for {
+		if ctx.Err() != nil {
+			return n, context.Cause(ctx)
+		}
+		got, err := r.Read(buf)
+		n += int64(got)
+		_, _ = w.Write(buf[:got]) // a hash takes everything
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// ours tells, when a request was refused because the object exists, whether it was an earlier try
+// of ours that made it: then all is well, else the refusal stands.
+func (s *S3) ours(ctx context.Context, name string, size int64, sum string, refusal error) error {
+	there, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: s.bucket(), Key: s.key(name), ChecksumMode: types.ChecksumModeEnabled})
+	if err != nil {
+		return err
+	}
+	if aws.ToInt64(there.ContentLength) == size && aws.ToString(there.ChecksumCRC32) == sum {
+		return nil
+	}
+	return refusal
+}
+
+// crc writes a checksum as S3 does: big-endian, in base64.
+func crc(sum uint32) *string {
+	return aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum)))
+}
+
+func given(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func (s *S3) tagging() *string {
+	v := url.Values{}
+	for name, value := range s.o.Tags {
+		v.Set(name, value)
+	}
+	return given(v.Encode())
+}
+
+func (s *S3) retainUntil() *time.Time {
+	if s.o.LockMode == "" {
+		return nil
+	}
+	return aws.Time(time.Now().Add(s.o.LockFor))
+}
+
+// existing is what has the name already.
+func (s *S3) existing(name string) error {
+	return &S3Error{Store: s.String(), Op: "put", Name: name, Err: fs.ErrExist}
+}

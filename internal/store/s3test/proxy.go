@@ -1,0 +1,102 @@
+package s3test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+
+	"github.com/offloader/offloader/internal/engine/enginetest"
+)
+
+// Fault is what a proxy does to a request. The zero Fault is none.
+type Fault struct {
+	Status int    // answered in the server's stead, which never sees the request
+	Code   string // S3's name for it
+	Lose   bool   // the server does as it is told, and its answer is lost
+	CutUp  int64  // the connection breaks after so many bytes of the request's body
+	Cut    int64  // the connection breaks after so many bytes of the answer's body
+	Before func() // called first
+}
+
+// Proxy stands before a server and does harm.
+type Proxy struct {
+	web   *httptest.Server
+	mu    sync.Mutex
+	fault func(r *http.Request) Fault
+}
+
+// NewProxy puts one before a server.
+func NewProxy(t enginetest.TB, server *Server) *Proxy {
+	p := &Proxy{fault: func(*http.Request) Fault { return Fault{} }}
+	to, err := url.Parse(server.Endpoint())
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	p.web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, to) }))
+	t.Cleanup(p.web.Close)
+	return p
+}
+
+// Endpoint is the proxy's URL.
+func (p *Proxy) Endpoint() string { return p.web.URL }
+
+// Harm says what is done to each request from now on.
+func (p *Proxy) Harm(fault func(r *http.Request) Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault = fault
+}
+
+var errHarm = errors.New("harm is done here")
+
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, to *url.URL) {
+	p.mu.Lock()
+	fault := p.fault(r)
+	p.mu.Unlock()
+	if fault.Before != nil {
+		fault.Before()
+	}
+	if fault.CutUp > 0 {
+		_, _ = io.CopyN(io.Discard, r.Body, fault.CutUp)
+		panic(http.ErrAbortHandler)
+	}
+	if fault.Status != 0 {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/xml")
+		w.WriteHeader(fault.Status)
+		if r.Method != http.MethodHead {
+			_, _ = fmt.Fprintf(w, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>%s</Code><Message>so the proxy says</Message></Error>", fault.Code)
+		}
+		return
+	}
+	(&httputil.ReverseProxy{
+		// The host that was signed stays.
+		Rewrite: func(pr *httputil.ProxyRequest) { pr.Out.URL.Scheme, pr.Out.URL.Host = to.Scheme, to.Host },
+		ModifyResponse: func(a *http.Response) error {
+			if fault.Lose {
+				_, _ = io.Copy(io.Discard, a.Body)
+				return errHarm
+			}
+			if fault.Cut > 0 {
+				a.Body = struct {
+					io.Reader
+					io.Closer
+				}{io.MultiReader(io.LimitReader(a.Body, fault.Cut), broken{}), a.Body}
+			}
+			return nil
+		},
+		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+		ErrorLog:      log.New(io.Discard, "", 0),
+		FlushInterval: -1,
+	}).ServeHTTP(w, r)
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errHarm }
