@@ -21,7 +21,7 @@ import (
 // opened is an archive to read: a store, and the spool that holds what the store hasn't got yet.
 type opened struct {
 	store      store.Store
-	folder     string   // of the store
+	folder     string   // of the store, "" for a bucket
 	spool      string   // "" for none
 	configured []string // sources that a configuration names
 }
@@ -30,21 +30,24 @@ type opened struct {
 // daemon may be at work there, or have died.
 func (a *app) openArchive(ctx context.Context) (*opened, error) {
 	o := &opened{}
+	var where config.Store
 	switch {
 	case a.archiveURL != "" && a.configFile != "":
 		return nil, usagef("keep one", "--archive and --config don't go together")
 	case a.archiveURL != "":
-		dir, err := folder(a.archiveURL)
-		if err != nil {
+		var err error
+		if where, err = place(a.archiveURL); err != nil {
 			return nil, err
 		}
-		o.folder, o.spool = dir, filepath.Join(dir, ".spool")
+		if where.Type == config.TypeDisk {
+			o.spool = filepath.Join(where.Path, ".spool")
+		}
 	default:
 		c, err := a.loadConfig(config.LoadToRead)
 		if err != nil {
 			return nil, err
 		}
-		o.folder, o.spool = c.Stores[0].Path, c.Spool.Path
+		where, o.spool = c.Stores[0], c.Spool.Path
 		for _, s := range c.Sources {
 			o.configured = append(o.configured, s.Name)
 		}
@@ -53,16 +56,14 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 		o.spool = ""
 	}
 	var err error
-	o.store, err = store.OpenDisk(ctx, o.folder, store.Options{})
+	o.folder = where.Path
+	o.store, err = openStore(ctx, where, store.Options{})
 	return o, err
 }
 
 // keep are the folders that nobody may restore into.
 func (o *opened) keep() []string {
-	if o.spool == "" {
-		return []string{o.folder}
-	}
-	return []string{o.folder, o.spool}
+	return slices.DeleteFunc([]string{o.folder, o.spool}, func(s string) bool { return s == "" })
 }
 
 // sources are the names of all that the archive knows, sorted.

@@ -119,12 +119,16 @@ func (a *app) ask(ctx context.Context, s config.Source, running bool) asked {
 	return asked{check.Advise(facts, s.Username, running), facts.Dataset()}
 }
 
-// local looks at what is on this machine.
+// local looks at what is on this machine, and at the stores.
 func (a *app) local(ctx context.Context, c *config.Config, dataset int64, running bool) []check.Finding {
 	var list []check.Finding
 	spool := check.Folder{Name: "spool", Path: c.Spool.Path, MinFree: c.Spool.MinFree.Of, Needs: dataset + int64(c.Spool.MaxSize), What: "the first snapshot with the stream up to max_size"}
 	list = append(list, spool.Check()...)
 	for _, s := range c.Stores {
+		if s.Type == config.TypeS3 {
+			list = append(list, bucket(ctx, s.S3)...)
+			continue
+		}
 		store := check.Folder{Name: "store", Path: s.Path, MinFree: c.Spool.MinFree.Of, Needs: dataset, What: "the first snapshot"}
 		list = append(list, store.Check()...)
 	}

@@ -9,7 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -124,7 +124,7 @@ func (d *daemon) needsRestart(c *config.Config) {
 		changed bool
 	}{
 		{"spool", c.Spool != d.config.Spool},
-		{"stores", !slices.Equal(c.Stores, d.config.Stores)},
+		{"stores", !reflect.DeepEqual(c.Stores, d.config.Stores)},
 		{"http", c.HTTP != d.config.HTTP},
 		{"ack", c.Ack != d.config.Ack},
 	} {
@@ -190,11 +190,13 @@ func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disk
 	}
 	disks = []httpapi.Disk{{Space: at(d.config.Spool.Path), MinFree: keep}}
 	for _, c := range d.config.Stores {
-		root, err := filepath.Abs(c.Path) // its name, in status and metrics
-		if err != nil {
-			return nil, nil, err
+		if c.Type == config.TypeDisk {
+			if c.Path, err = filepath.Abs(c.Path); err != nil { // its name, in status and metrics
+				return nil, nil, err
+			}
+			disks = append(disks, httpapi.Disk{Store: c.Path, Space: at(c.Path), MinFree: keep})
 		}
-		st, err := store.OpenDisk(ctx, root, store.Options{Write: true, MinFree: float64(d.config.Spool.MinFree) / 100, Now: time.Now()})
+		st, err := openStore(ctx, c, store.Options{Write: true, MinFree: float64(d.config.Spool.MinFree) / 100, Now: time.Now()})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -202,8 +204,7 @@ func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disk
 		if err != nil {
 			return nil, nil, err
 		}
-		stores = append(stores, source.StoreOptions{Store: st, Encoders: enc})
-		disks = append(disks, httpapi.Disk{Store: st.String(), Space: at(root), MinFree: keep})
+		stores = append(stores, source.StoreOptions{Store: st, Encoders: enc, Interval: time.Duration(c.UploadInterval)})
 	}
 	return stores, disks, nil
 }

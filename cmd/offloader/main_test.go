@@ -105,14 +105,17 @@ func TestFormats(t *testing.T) {
 	require.Equal(t, "0 segments", plural(0, "segment", "segments"))
 }
 
-func TestFolders(t *testing.T) {
+func TestPlaces(t *testing.T) {
 	for url, want := range map[string]string{"/a/b/": "/a/b", "a": "a", "file:///a%20b": "/a b"} {
-		got, err := folder(url)
+		got, err := place(url)
 		require.NoError(t, err)
-		require.Equal(t, want, got)
+		require.Equal(t, config.Store{Type: "disk", Path: want}, got)
 	}
-	for _, url := range []string{"s3://b/p", "file://host/x", "http://x", ""} {
-		_, err := folder(url)
+	got, err := place("s3://b/p/?region=eu-west-1")
+	require.NoError(t, err)
+	require.Equal(t, config.Store{Type: "s3", UploadInterval: config.DefaultUploadInterval, S3: config.S3{Bucket: "b", Prefix: "p", Region: "eu-west-1"}}, got)
+	for _, url := range []string{"s3://b/p?reqion=x", "file://host/x", "http://x", ""} {
+		_, err := place(url)
 		require.Equal(t, exitUsage, exitCode(err), url)
 	}
 }

@@ -27,8 +27,9 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Ask the running daemon what it is doing: for each source the state of its link, since when
 every moment can be restored, what is received, durable and stored, and what is wrong.
 
-The daemon is found by its spool, which --archive DIR has in DIR/.spool and a configuration at
-spool.path, or else at http.listen.
+The daemon is found by its spool, which --archive DIR has in DIR/.spool, a configuration at
+spool.path, and a daemon that runs with --archive s3://… in ` + config.DefaultSpool + `; or else at
+http.listen.
 
 Exit codes: 0 it answered; 1 it didn't, or can't be reached; 2 wrong usage or configuration.`,
 		Example: "  offloader status\n  offloader status --archive /srv/archive\n  offloader status --json | jq '.sources[].not_durable_bytes'",
@@ -61,8 +62,11 @@ func (a *app) whereDaemonIs() (spool, listen string, err error) {
 		if a.configFile != "" {
 			return "", "", usagef("keep one", "--config and --archive don't go together here")
 		}
-		dir, err := folder(a.archiveURL)
-		return filepath.Join(dir, ".spool"), "", err
+		archive, err := place(a.archiveURL)
+		if archive.Type == config.TypeS3 {
+			return config.DefaultSpool, "", err
+		}
+		return filepath.Join(archive.Path, ".spool"), "", err
 	}
 	if _, err := os.Stat(config.DefaultPath); a.configFile == "" && errors.Is(err, fs.ErrNotExist) {
 		return "", config.DefaultListen, nil

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,7 +48,7 @@ func (a *app) configuration(ctx context.Context, m masterFlags) (*config.Config,
 	if a.archiveURL == "" {
 		return nil, usagef("say where the archive goes: --archive DIR", "--master needs --archive")
 	}
-	dir, err := folder(a.archiveURL)
+	archive, err := place(a.archiveURL)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +64,10 @@ func (a *app) configuration(ctx context.Context, m masterFlags) (*config.Config,
 		return nil, err
 	}
 	c.Sources = []config.Source{source}
-	c.Stores = []config.Store{{Type: "disk", Path: dir}}
-	c.Spool.Path = filepath.Join(dir, ".spool")
+	c.Stores = []config.Store{archive}
+	if archive.Type == config.TypeDisk { // a bucket has no place for one: it stays at the default
+		c.Spool.Path = filepath.Join(archive.Path, ".spool")
+	}
 	return c, nil
 }
 
@@ -89,26 +89,6 @@ func (a *app) loadConfig(load func(string, config.Env) (*config.Config, []string
 		return nil, usagef("", "%v", err)
 	}
 	return c, err
-}
-
-// folder is the folder that an --archive names: a path, or a file:// URL of one.
-func folder(archive string) (string, error) {
-	scheme, rest, isURL := strings.Cut(archive, "://")
-	switch {
-	case archive == "":
-		return "", usagef("say /path or file:///path", "--archive is empty")
-	case !isURL:
-		return filepath.Clean(archive), nil
-	case scheme == "file":
-		path, err := url.PathUnescape(rest)
-		if err != nil || !strings.HasPrefix(path, "/") {
-			return "", usagef("say file:///path, with three slashes", "%q has no absolute path", archive)
-		}
-		return filepath.Clean(path), nil
-	case scheme == "s3":
-		return "", notYet("an archive on s3://")
-	}
-	return "", usagef("say /path or file:///path", "%q is no archive: nothing is known of %s://", archive, scheme)
 }
 
 // password comes from a file, the environment, or whoever sits at the terminal, if a user is named

@@ -53,12 +53,6 @@ type Spool struct {
 	MinFree Percent // of the file system: with less than that it counts as full
 }
 
-// Store is where archives are kept.
-type Store struct {
-	Type string // "disk"
-	Path string
-}
-
 // HTTP is the listener for metrics, health and the JSON API.
 type HTTP struct {
 	Listen string // host:port
@@ -111,6 +105,11 @@ func load(path string, env Env, namesOnly bool) (*Config, []string, error) {
 func holdsPassword(c *Config, text []byte) bool {
 	for _, s := range c.Sources {
 		if s.Password != "" && strings.Contains(string(text), string(s.Password)) {
+			return true
+		}
+	}
+	for _, s := range c.Stores {
+		if s.S3.SecretAccessKey != "" && strings.Contains(string(text), string(s.S3.SecretAccessKey)) {
 			return true
 		}
 	}
@@ -227,46 +226,6 @@ func (r *reader) spool(n node, s *Spool) {
 		{"max_size", func(n node) { read(r, n, &s.MaxSize, spoolSize) }},
 		{"min_free", func(n node) { read(r, n, &s.MinFree, ParsePercent) }},
 	})
-}
-
-func (r *reader) stores(n node, c *Config) {
-	for i, item := range r.list(n, "stores") {
-		if i == 1 {
-			r.later(r.at(item), "a second store")
-		}
-		r.store(item, c)
-	}
-}
-
-func (r *reader) store(n node, c *Config) {
-	// The type decides which fields there are. A store of a type that isn't in this version
-	// gets one error, not one for each of its fields.
-	kind, at := r.peek(n, "type")
-	switch kind {
-	case "disk", "":
-	case "s3":
-		r.later(at, `store type "s3"`)
-		return
-	default:
-		r.fail(at, fmt.Sprintf("%q is not a type of store%s", kind, suggestion(kind, []string{"disk", "s3"})))
-		return
-	}
-	s := Store{Type: "disk"}
-	given := r.mapping(n, "store", []field{
-		{"type", func(n node) { r.value(n, &s.Type, notEmpty) }},
-		{"path", func(n node) { r.value(n, &s.Path, path) }},
-		{"bucket", nil}, {"prefix", nil}, {"region", nil}, {"endpoint", nil}, {"path_style", nil}, {"upload_interval", nil},
-	})
-	if given == nil {
-		return
-	}
-	if !given["type"] {
-		r.fail(r.at(n), "this store has no \"type\": say disk")
-	}
-	if !given["path"] {
-		r.fail(r.at(n), "this store has no \"path\": name the archive's folder")
-	}
-	c.Stores = append(c.Stores, s)
 }
 
 func (r *reader) ack(n node, c *Config) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
@@ -167,11 +168,27 @@ func TestWhatIsWrong(t *testing.T) {
 		{"sentinel", source("    sentinel: {master: m}\n"), []string{`3:5: "sentinel" is not in this version`}},
 		{"relay", source("    address: a\n    relay: {listen: a:1}\n"), []string{`4:5: "relay" is not in this version`}},
 		{"ack: store", good + "ack: store\n", []string{`7:6: "ack: store" is not in this version`}},
-		{"an s3 store", strings.Replace(good, "disk", "s3\n    bucket: b", 1), []string{`5:11: store type "s3" is not in this version`}},
+		{"an s3 store with a path", strings.Replace(good, "disk", "s3\n    bucket: bb", 1), []string{`7:5: unknown field "path": did you mean "path_style"?`}},
+		{"an s3 store without a bucket", bucket(""), []string{`5:5: this store has no "bucket"`}},
+		{"a bucket with a path", bucket("bucket: b/p"), []string{`6:13: "b/p" is more than a bucket: what follows the slash is the "prefix"`}},
+		{"a bucket that is a URL", bucket("bucket: s3://b"), []string{`6:13: "s3://b" is a URL: name the bucket alone, and "prefix" and "endpoint" beside it`}},
+		{"an endpoint that is none", bucket("bucket: bb\n    endpoint: 127.0.0.1:9000\n    path_style: yes"), []string{
+			`7:15: "127.0.0.1:9000" is no endpoint: say https://host or http://host:port`, `8:17: "yes" is neither true nor false`}},
+		{"an interval out of range", bucket("bucket: bb\n    upload_interval: 1ms"), []string{`7:22: 1ms is out of range: say something from 250ms to 1h0m0s`}},
+		{"no interval", bucket("bucket: bb\n    upload_interval: -1s"), []string{`7:22: "-1s" is not a duration: say 10s, 1h30m or 7d`}},
+		{"half a key", bucket("bucket: bb\n    access_key_id: k"), []string{`5:5: there is an access key and no secret for it: add "secret_access_key_file"`}},
+		{"a secret twice", bucket("bucket: bb\n    access_key_id: k\n    secret_access_key: s\n    secret_access_key_file: /none"), []string{
+			`9:29: read the password: stat /none: no such file or directory`, `9:29: both "secret_access_key" and "secret_access_key_file" are given: keep one`}},
+		{"a profile and a key", bucket("bucket: bb\n    access_key_id: k\n    secret_access_key: s\n    profile: p"), []string{`9:14: there are both an access key and a "profile": keep one`}},
+		{"a role that is none", bucket("bucket: bb\n    role_arn: admin"), []string{`7:15: "admin" is no role: say arn:aws:iam::123456789012:role/name`}},
+		{"an encryption that isn't", bucket("bucket: bb\n    server_side_encryption: {type: aws:kmss}"), []string{`7:36: "aws:kmss" is not a kind of encryption: did you mean "aws:kms"?`}},
+		{"a key for no KMS", bucket("bucket: bb\n    server_side_encryption: {type: AES256, kms_key_id: k}"), []string{`7:56: a key goes with type aws:kms`}},
+		{"a class that can't be read", bucket("bucket: bb\n    storage_class: GLACIER"), []string{`7:20: what is stored as GLACIER can't be read at once, and a restore needs that: say GLACIER_IR or STANDARD_IA`}},
+		{"half a lock", bucket("bucket: bb\n    object_lock: {mode: governance}"), []string{`7:18: a lock has a "mode", governance or compliance, and how long it is to "retain", like 30d`}},
 		{"a second store", good + "  - {type: disk, path: /a}\n", []string{`7:5: a second store is not in this version`}},
-		{"a field of s3 on a disk", good + "    bucket: b\n", []string{`7:5: "bucket" is not in this version`}},
+		{"a field of s3 on a disk", good + "    bucket: b\n", []string{`7:5: unknown field "bucket": there is type, path`}},
 		{"a type that isn't", strings.Replace(good, "disk", "dsik", 1), []string{`5:11: "dsik" is not a type of store: did you mean "disk"?`}},
-		{"no type", strings.Replace(good, "type: disk\n    ", "", 1), []string{`5:5: this store has no "type": say disk`}},
+		{"no type", strings.Replace(good, "type: disk\n    ", "", 1), []string{`5:5: this store has no "type": say disk, or s3`}},
 		{"no path", strings.Replace(good, "path: /srv/archive", "", 1), []string{`5:5: this store has no "path": name the archive's folder`}},
 		{"a URL for a path", strings.Replace(good, "/srv", "file:///srv", 1), []string{`6:11: "file:///srv/archive" is a URL, this is a path: say "/srv/archive" without file://`}},
 		{"a field twice", good + "sources: []\n", []string{`7:1: "sources" is given twice`}},
@@ -359,4 +376,56 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("an error without a place: %+v", wrong[i])
 		}
 	})
+}
+
+// bucket is a configuration whose store is on S3, with these fields.
+func bucket(fields string) string {
+	at := strings.Index(good, "  - type: disk")
+	return good[:at] + "  - type: s3\n    " + fields + "\n"
+}
+
+func TestS3Store(t *testing.T) {
+	dir := t.TempDir()
+	id, secret := filepath.Join(dir, "id"), filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(id, []byte("AKID\n"), 0o600))
+	require.NoError(t, os.WriteFile(secret, []byte("secret\n"), 0o600))
+	c, warnings, err := Parse("f", []byte(bucket("bucket: backups")), nil)
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	require.Equal(t, []Store{{Type: "s3", S3: S3{Bucket: "backups"}, UploadInterval: Duration(time.Second)}}, c.Stores)
+
+	c, _, err = Parse("f", []byte(bucket(`bucket: backups
+    prefix: /redis/
+    region: eu-west-1
+    endpoint: http://127.0.0.1:9000/
+    path_style: true
+    upload_interval: 10s
+    role_arn: arn:aws:iam::1:role/r
+    access_key_id_file: `+id+`
+    secret_access_key_file: `+secret+`
+    server_side_encryption: {type: aws:kms, kms_key_id: key}
+    storage_class: STANDARD_IA
+    tags: {team: data, env: test}
+    object_lock: {mode: compliance, retain: 1w2d}`)), nil)
+	require.NoError(t, err)
+	require.Equal(t, []Store{{Type: "s3", UploadInterval: Duration(10 * time.Second), S3: S3{
+		Bucket: "backups", Prefix: "redis", Region: "eu-west-1", Endpoint: "http://127.0.0.1:9000", PathStyle: true,
+		RoleARN: "arn:aws:iam::1:role/r", AccessKeyID: "AKID", SecretAccessKey: "secret", Encryption: "aws:kms", KMSKeyID: "key",
+		StorageClass: "STANDARD_IA", Tags: map[string]string{"team": "data", "env": "test"}, LockMode: "COMPLIANCE", LockFor: Duration(9 * 24 * time.Hour),
+	}}}, c.Stores)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v", c.Stores, c.Stores, c.Stores), "secret\"")
+}
+
+func TestParseDuration(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"10s": 10 * time.Second, "250ms": 250 * time.Millisecond, "1h30m": 90 * time.Minute, "7d": 7 * day, "2w": 14 * day, "1w1d12h": 8*day + 12*time.Hour,
+	} {
+		d, err := ParseDuration(text)
+		require.NoError(t, err, text)
+		require.Equal(t, Duration(want), d, text)
+	}
+	for _, text := range []string{"", "0s", "7", "-1s", "1d-1h", "+1s", "d", "1y", "99999999w", "9999w9999d9223372036s", "1d 2h", "s"} {
+		_, err := ParseDuration(text)
+		require.ErrorContains(t, err, "is not a duration", text)
+	}
 }

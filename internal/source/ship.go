@@ -14,6 +14,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/syncer"
 )
 
 const (
@@ -461,10 +462,18 @@ func (sh *shipper) half(ctx context.Context, t *spool.Timeline, r stream.Range) 
 	return name.String(), nil
 }
 
-// tidy deletes the small segments that compaction has replaced. What fails is tried again.
+// tidy deletes the small segments that compaction has replaced. What fails is tried again. What
+// the store keeps stays there for whoever applies retention: it costs room and harms nobody, since
+// a reader takes the larger segment.
 func (sh *shipper) tidy(ctx context.Context, t *spool.Timeline, p *progress) error {
 	for len(p.gone) > 0 {
-		if err := sh.delete(ctx, t, p.gone[0]); err != nil {
+		err := sh.delete(ctx, t, p.gone[0])
+		if errors.Is(err, archive.ErrKept) {
+			sh.s.log.Warn("segments that were compacted stay in the store", "store", sh.store.String(), "count", len(p.gone), "why", err, "hint", syncer.Hint(err))
+			p.gone = nil
+			break
+		}
+		if err != nil {
 			return err
 		}
 		p.gone = p.gone[1:]

@@ -265,6 +265,46 @@ func TestNamesThatAnotherSpoolTook(t *testing.T) {
 	b.close()
 }
 
+// keeping is a store that lets nobody delete.
+type keeping struct{ *store.Disk }
+
+func (keeping) Delete(context.Context, string) error {
+	return fmt.Errorf("not by you: %w", archive.ErrKept)
+}
+
+// A store that keeps what compaction has replaced gets the rest all the same, and the spool lets
+// go of it; that is said once, and a reader doesn't mind.
+func TestShippingToAStoreThatKeeps(t *testing.T) {
+	dir := t.TempDir()
+	disk, err := store.OpenDisk(t.Context(), filepath.Join(dir, "archive"), store.Options{Write: true})
+	require.NoError(t, err)
+	b := &bench{t: t, dir: dir, store: keeping{disk}}
+	b.open()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	tl := b.full(now, shipID)
+	for range 40 {
+		now = now.Add(time.Second)
+		require.NoError(t, tl.Append(fmt.Appendf(nil, "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%s\r\n", 20_000, strings.Repeat("v", 20_000)), now))
+		require.NoError(t, b.ship(false))
+	}
+	end := tl.Boundary().Offset
+	require.Greater(t, tl.Trimmed(), stream.Offset(100))
+	b.close()
+	b.open() // who comes back finds the same, and tries once more
+	require.NoError(t, b.ship(true))
+	b.close()
+	cat, err := archive.Load(t.Context(), disk, "cache")
+	require.NoError(t, err)
+	require.Len(t, cat.Timelines, 1)
+	covered := stream.Offset(100)
+	for _, s := range cat.Timelines[0].Segments {
+		require.LessOrEqual(t, s.From, covered, "no hole")
+		covered = max(covered, s.To)
+	}
+	require.Equal(t, end, covered)
+	require.Greater(t, len(cat.Timelines[0].Segments), 20, "the small ones are still there")
+}
+
 // What a disk refuses while a full sync is made durable costs that sync, and no more: the offset
 // of before isn't acknowledged to the new history, and the timeline of before goes on.
 func TestAnRDBThatTheDiskRefuses(t *testing.T) {

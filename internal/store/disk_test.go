@@ -40,11 +40,10 @@ func TestURLs(t *testing.T) {
 		require.True(t, strings.HasPrefix(s.String(), dir))
 	}
 	for url, says := range map[string]string{
-		"":                   "empty",
-		"s3://bucket/prefix": "s3:// archives are not in this version",
-		"http://host/":       "http:// is not known",
-		"file://host/path":   "names a host",
-		"file://%zz":         "invalid URL escape",
+		"":                 "empty",
+		"http://host/":     "http:// is not known",
+		"file://host/path": "names a host",
+		"file://%zz":       "invalid URL escape",
 	} {
 		_, err := store.OpenURL(t.Context(), url, store.Options{})
 		var bad *store.URLError

@@ -59,7 +59,7 @@ var refusals = []struct{ code, what, hint string }{
 	{"SlowDown SlowDownWrite SlowDownRead ServiceUnavailable TooManyRequests Throttling", "the service asks for a pause", "nothing, if it goes away by itself; the spool keeps what waits"},
 	{"InternalError", "the service has an error", "nothing, if it goes away by itself; the spool keeps what waits"},
 	{"XMinioStorageFull InsufficientStorage QuotaExceeded XMinioAdminBucketQuotaExceeded", "the store is full", "make room there; nothing is lost while the spool has room"},
-	{"NotImplemented", "the service doesn't know what it is asked for", "offloader needs conditional writes (If-None-Match) and CRC32 checksums of a service"},
+	{"NotImplemented", "", "offloader needs conditional writes (If-None-Match) and CRC32 checksums of a service, and what the configuration asks for: encryption, a storage class, tags"},
 	{"BadDigest XAmzContentChecksumMismatch InvalidDigest", "what arrived there is not what was sent", "a part of the network changes bytes; nothing was stored"},
 	{"InvalidRequest", "", "with object_lock: is Object Lock switched on for the bucket?"},
 }

@@ -47,7 +47,7 @@ func ParseS3(rawURL string) (S3Options, error) {
 		value := values[0]
 		switch name {
 		case paramEndpoint:
-			if o.Endpoint, err = Endpoint(value); err != nil {
+			if o.Endpoint, err = endpoint(value); err != nil {
 				return fail("%v", err)
 			}
 		case paramRegion:
@@ -84,8 +84,8 @@ func meant(name string) string {
 	return fmt.Sprintf("did you mean %q?", nearest)
 }
 
-// Endpoint reads where a service listens: http(s)://host or http(s)://host:port.
-func Endpoint(s string) (string, error) {
+// endpoint reads where a service listens: http(s)://host or http(s)://host:port.
+func endpoint(s string) (string, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":

@@ -14,15 +14,22 @@ import (
 type Archive struct {
 	t     TB
 	where []string // --archive DIR or --config FILE
+	env   []string // NAME=value
 }
 
 // ArchiveAt is the archive in a folder.
-func ArchiveAt(t TB, dir string) Archive { return Archive{t, []string{"--archive", dir}} }
+func ArchiveAt(t TB, dir string) Archive { return Archive{t, []string{"--archive", dir}, nil} }
+
+// ArchiveOn is the archive that a URL names. What the environment must hold for it, NAME=value,
+// stands behind.
+func ArchiveOn(t TB, url string, env ...string) Archive {
+	return Archive{t, []string{"--archive", url}, env}
+}
 
 // Run runs a command on the archive. A command comes first, its flags after it.
 func (a Archive) Run(args ...string) Result {
 	a.t.Helper()
-	return Run(a.t, slices.Concat(args, a.where)...)
+	return Run(a.t, slices.Concat(a.env, args, a.where)...)
 }
 
 // Do runs a command that must succeed, and returns what it printed.

@@ -139,6 +139,23 @@ func (s *Server) Bucket(lock Lock) string {
 	return name
 }
 
+// Versions are all that a bucket holds, also what is hidden by a deletion, and the marks of those.
+func (s *Server) Versions(bucket string) []string {
+	s.t.Helper()
+	out, err := s.client.ListObjectVersions(context.Background(), &s3.ListObjectVersionsInput{Bucket: &bucket})
+	if err != nil {
+		s.t.Fatalf("list the versions in %s: %v", bucket, err)
+	}
+	var keys []string
+	for _, v := range out.Versions {
+		keys = append(keys, *v.Key)
+	}
+	for _, m := range out.DeleteMarkers {
+		keys = append(keys, *m.Key)
+	}
+	return keys
+}
+
 // Kill ends it as a power cut would, and returns when it is gone.
 func (s *Server) Kill() { s.end() }
 

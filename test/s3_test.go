@@ -1,0 +1,99 @@
+package test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/store/s3test"
+	"github.com/offloader/offloader/test/blackbox"
+	"github.com/offloader/offloader/test/workload"
+)
+
+// TestS3: a daemon archives to a bucket. The service dies under load and comes back, which the
+// master doesn't notice; in the end the bucket alone brings back what the master held.
+func TestS3(t *testing.T) {
+	kind := enginetest.Any(t)
+	s3test.Each(t, func(t *testing.T, service s3test.Kind) {
+		t.Parallel()
+		server := s3test.Start(t, service)
+		name := server.Bucket(s3test.Plain)
+		secret := filepath.Join(t.TempDir(), "secret")
+		require.NoError(t, os.WriteFile(secret, []byte(s3test.SecretKey+"\n"), 0o600))
+		master := enginetest.Start(t, kind)
+		w := workload.New(rand.Uint64(), master)
+		defer func() { require.NoError(t, w.Close()) }()
+		require.NoError(t, w.Run(t.Context(), 500))
+		master.Do(w.Big("noise", 12<<20, false)...) // a snapshot that goes in parts
+
+		d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources: [{name: cache, address: %q}]
+spool: {path: $DIR/spool}
+stores:
+  - {type: s3, bucket: %s, prefix: redis/, region: %s, endpoint: %q, path_style: true, access_key_id: %s, secret_access_key_file: %s}
+`, master.Addr(), name, s3test.Region, server.Endpoint(), s3test.AccessKey, secret))
+		d.Streaming("cache")
+		stored := func() {
+			t.Helper()
+			end := master.Offset()
+			d.Until("cache", fmt.Sprintf("stored up to %d", end), func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
+		}
+		require.NoError(t, w.Run(t.Context(), 500))
+		stored()
+
+		server.Kill()
+		require.NoError(t, w.Run(t.Context(), 500))
+		d.Durable("cache", master.Offset())
+		s := d.Until("cache", "in trouble with its store", func(s blackbox.SourceStatus) bool { return s.Stores[0].Error != "" })
+		require.Contains(t, s.Stores[0].Error, "nothing listens at "+server.Addr())
+		require.Contains(t, s.Stores[0].Hint, "does the service run")
+		require.Equal(t, "streaming", s.State)
+		r := d.Run("list")
+		require.Equal(t, 1, r.Code, "%s", r)
+		require.Contains(t, r.Stderr, "nothing listens")
+		server.Restart()
+		stored()
+		d.Until("cache", "well again", func(s blackbox.SourceStatus) bool { return s.Stores[0].Error == "" })
+		require.EqualValues(t, 1, d.Source("cache").FullResyncs)
+		_, peak := d.RSS()
+		t.Logf("%d MiB of memory at most", peak>>20)
+
+		digest := master.Digest()
+		d.Kill()
+		archive := blackbox.ArchiveOn(t, server.URL(name, "redis"), "AWS_ACCESS_KEY_ID="+s3test.AccessKey, "AWS_SECRET_ACCESS_KEY="+s3test.SecretKey)
+		require.Equal(t, digest, archive.Restore("--latest").Boot(kind).Digest())
+		require.Len(t, archive.Timelines("cache"), 1)
+	})
+}
+
+// Check tells what is wrong with a bucket, and leaves nothing in it.
+func TestCheckOfS3(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t))
+	s3test.Each(t, func(t *testing.T, service s3test.Kind) {
+		server := s3test.Start(t, service)
+		name := server.Bucket(s3test.Locking) // where even what is deleted leaves a trace
+		keys := []string{"AWS_ACCESS_KEY_ID=" + s3test.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3test.SecretKey}
+		check := func(url string, env ...string) blackbox.Result {
+			return blackbox.ArchiveOn(t, url, append(env, "AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")...).
+				Run("check", "--master", master.Addr())
+		}
+		r := check(server.URL(name, "p"), keys...)
+		require.Contains(t, r.Stdout, "can be listed, read and written", "%s", r)
+		require.Empty(t, server.Versions(name))
+
+		r = check(server.URL(name, "p"), keys[0], "AWS_SECRET_ACCESS_KEY=wrong")
+		require.Equal(t, 1, r.Code)
+		require.Contains(t, r.Stdout, "the secret key is wrong")
+		r = check(server.URL("nowhere", "p"), keys...)
+		require.Equal(t, 1, r.Code)
+		require.Contains(t, r.Stdout, "there is no such bucket")
+		r = check(server.URL(name, "p"))
+		require.Equal(t, 1, r.Code)
+		require.Contains(t, r.Stdout, "there are no credentials")
+	})
+}
