@@ -414,6 +414,17 @@ func TestS3Store(t *testing.T) {
 		StorageClass: "STANDARD_IA", Tags: map[string]string{"team": "data", "env": "test"}, LockMode: "COMPLIANCE", LockFor: Duration(9 * 24 * time.Hour),
 	}}}, c.Stores)
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v", c.Stores, c.Stores, c.Stores), "secret\"")
+
+	// Who only reads may have other credentials.
+	file := filepath.Join(dir, "c.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(bucket("bucket: backups\n    access_key_id: ${NONE}\n    secret_access_key_file: /none")), 0o600))
+	c, warnings, err = LoadToRead(file, environment())
+	require.NoError(t, err)
+	require.Len(t, warnings, 2)
+	require.Contains(t, warnings[0], "the environment has no NONE; going on with the credentials that AWS's environment has")
+	require.Equal(t, S3{Bucket: "backups"}, c.Stores[0].S3)
+	_, _, err = Load(file, environment())
+	require.ErrorContains(t, err, "/none")
 }
 
 func TestParseDuration(t *testing.T) {

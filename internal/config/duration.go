@@ -20,23 +20,25 @@ var days = regexp.MustCompile(`^(?:(\d{1,4})w)?(?:(\d{1,4})d)?(.*)$`)
 
 // ParseDuration takes 10s, 250ms, 1h30m, 7d and 2w. A duration is more than nothing.
 func ParseDuration(s string) (Duration, error) {
+	none := fmt.Errorf("%q is not a duration: say 10s, 1h30m or 7d", s)
 	m := days.FindStringSubmatch(s)
+	if m == nil {
+		return 0, none
+	}
 	var d time.Duration
 	for i, unit := range []time.Duration{7 * day, day} {
-		if m != nil && m[i+1] != "" {
-			n, _ := strconv.Atoi(m[i+1]) // digits, and few
-			d += time.Duration(n) * unit
-		}
+		n, _ := strconv.Atoi(m[i+1]) // digits, and few, or nothing: 0
+		d += time.Duration(n) * unit
 	}
-	if m != nil && (m[3] != "" || s == "") {
-		rest, err := time.ParseDuration(m[3])
-		if err != nil || strings.HasPrefix(m[3], "-") || strings.HasPrefix(m[3], "+") {
-			return 0, fmt.Errorf("%q is not a duration: say 10s, 1h30m or 7d", s)
+	if rest := m[3]; rest != "" {
+		more, err := time.ParseDuration(rest)
+		if err != nil || strings.ContainsAny(rest[:1], "+-") {
+			return 0, none
 		}
-		d += rest
+		d += more
 	}
-	if m == nil || d <= 0 {
-		return 0, fmt.Errorf("%q is not a duration: say 10s, 1h30m or 7d", s)
+	if d <= 0 {
+		return 0, none
 	}
 	return Duration(d), nil
 }

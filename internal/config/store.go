@@ -101,8 +101,7 @@ func (r *reader) disk(n node, c *Config) {
 func (r *reader) s3(n node, c *Config) {
 	s := Store{Type: TypeS3, UploadInterval: DefaultUploadInterval}
 	b := &s.S3
-	var idFile, secretFile string
-	var id Secret
+	var id Secret // not secret, but read like one
 	given := r.mapping(n, "store", []field{
 		{"type", func(n node) { r.value(n, &s.Type, notEmpty) }},
 		{"bucket", func(n node) { r.value(n, &b.Bucket, bucketName) }},
@@ -113,14 +112,10 @@ func (r *reader) s3(n node, c *Config) {
 		{"upload_interval", func(n node) { read(r, n, &s.UploadInterval, between(minUploadInterval, maxUploadInterval)) }},
 		{"profile", func(n node) { r.value(n, &b.Profile, notEmpty) }},
 		{"role_arn", func(n node) { r.value(n, &b.RoleARN, roleARN) }},
-		{"access_key_id", func(n node) { r.value(n, &b.AccessKeyID, notEmpty) }},
-		{"access_key_id_file", func(n node) {
-			r.value(n, &idFile, notEmpty)
-			r.passwordFile(n, idFile, &id)
-			b.AccessKeyID = string(id)
-		}},
-		{"secret_access_key", func(n node) { r.secret(n, &b.SecretAccessKey) }},
-		{"secret_access_key_file", func(n node) { r.value(n, &secretFile, notEmpty); r.passwordFile(n, secretFile, &b.SecretAccessKey) }},
+		{"access_key_id", func(n node) { r.key(n, &id, (*reader).secret) }},
+		{"access_key_id_file", func(n node) { r.key(n, &id, (*reader).secretFile) }},
+		{"secret_access_key", func(n node) { r.key(n, &b.SecretAccessKey, (*reader).secret) }},
+		{"secret_access_key_file", func(n node) { r.key(n, &b.SecretAccessKey, (*reader).secretFile) }},
 		{"server_side_encryption", func(n node) { r.encryption(n, b) }},
 		{"storage_class", func(n node) { r.value(n, &b.StorageClass, storageClass) }},
 		{"tags", func(n node) { r.tags(n, b) }},
@@ -146,7 +141,31 @@ func (r *reader) s3(n node, c *Config) {
 	case key && given["profile"]:
 		r.fail(r.where["store.profile"], "there are both an access key and a \"profile\": keep one")
 	}
+	if b.AccessKeyID = string(id); id == "" || b.SecretAccessKey == "" {
+		b.AccessKeyID, b.SecretAccessKey = "", "" // half of it is nobody's
+	}
 	c.Stores = append(c.Stores, s)
+}
+
+// key reads a part of the credentials. Who reads the archive may be another than the daemon, and
+// have others: what can't be had is no error then.
+func (r *reader) key(n node, to *Secret, read func(*reader, node, *Secret)) {
+	if !r.namesOnly {
+		read(r, n, to)
+		return
+	}
+	quiet := *r
+	quiet.errs = nil
+	read(&quiet, n, to)
+	for _, err := range quiet.errs {
+		r.warnings = append(r.warnings, err.Error()+"; going on with the credentials that AWS's environment has")
+	}
+}
+
+func (r *reader) secretFile(n node, to *Secret) {
+	var file string
+	r.value(n, &file, notEmpty)
+	r.passwordFile(n, file, to)
 }
 
 func (r *reader) encryption(n node, b *S3) {

@@ -154,7 +154,7 @@ func (s *S3) call(ctx context.Context, op, name string, patience time.Duration, 
 		select {
 		case <-whole.Done():
 			return s.failed(op, name, patience, err)
-		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // nothing secret
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
 		pause *= 2
 	}

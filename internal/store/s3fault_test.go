@@ -93,7 +93,6 @@ func always(meant func(*http.Request) bool, f s3test.Fault) func(*http.Request) 
 	}
 }
 
-func any_(*http.Request) bool { return true }
 func put(r *http.Request) bool {
 	return r.Method == http.MethodPut && r.URL.RawQuery == "x-id=PutObject"
 }

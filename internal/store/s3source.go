@@ -15,7 +15,6 @@ type sections struct {
 	whole     uint32
 	total     int64
 	partSize  int64
-	buf       []byte
 	available chan struct{}
 }
 
