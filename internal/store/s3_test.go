@@ -30,6 +30,7 @@ func openS3(t *testing.T, o store.S3Options) *store.S3 {
 
 func TestS3(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		server := s3test.Start(t, kind)
 		bucket := server.Bucket(s3test.Plain)
 		storetest.Run(t, func(t *testing.T) store.Store {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -28,13 +29,7 @@ type stream struct{ io.Reader }
 // sized is content of a size, no two parts of it alike.
 func sized(n int) []byte {
 	b := make([]byte, n)
-	x := uint64(n) | 1
-	for i := range b {
-		x ^= x << 13
-		x ^= x >> 7
-		x ^= x << 17
-		b[i] = byte(x)
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(n)}).Read(b) // it never fails
 	return b
 }
 
@@ -110,6 +105,7 @@ func del(r *http.Request) bool { return r.Method == http.MethodDelete }
 // A request whose answer is lost was carried out: the next try finds the name taken, by us.
 func TestS3LostAnswers(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		r := newRig(t, kind, s3test.Plain)
 		small, large := sized(1000), sized(20<<20)
 
@@ -143,6 +139,7 @@ func TestS3LostAnswers(t *testing.T) {
 // What is cut midway is begun again; if that doesn't help nothing is left of it.
 func TestS3CutUploads(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		r := newRig(t, kind, s3test.Plain)
 		small, large := sized(1<<20), sized(20<<20)
 		for name, body := range map[string]io.Reader{
@@ -170,6 +167,7 @@ func TestS3CutUploads(t *testing.T) {
 // Two that upload the same name in parts: one is refused, and leaves nothing.
 func TestS3RacingUploads(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		r := newRig(t, kind, s3test.Plain)
 		bodies := [][]byte{sized(17 << 20), sized(18 << 20)}
 		errs := make([]error, len(bodies))
@@ -192,6 +190,7 @@ func TestS3RacingUploads(t *testing.T) {
 // A reader goes on where its connection broke, some times.
 func TestS3BrokenReads(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		r := newRig(t, kind, s3test.Plain)
 		large := sized(9 << 20)
 		require.NoError(t, r.store.Put(t.Context(), "f", bytes.NewReader(large)))
@@ -220,6 +219,7 @@ func advice(err error) string {
 
 func TestS3Answers(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		r := newRig(t, kind, s3test.Plain)
 		var seen atomic.Int32
 		count := func(n int32, f s3test.Fault) func(*http.Request) s3test.Fault {
@@ -284,6 +284,7 @@ func (b backwards) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Requ
 
 func TestS3WrongSettings(t *testing.T) {
 	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
 		server := s3test.Start(t, kind)
 		o := s3Options(server, server.Bucket(s3test.Plain), "p")
 		for name, c := range map[string]struct {

@@ -138,10 +138,20 @@ func listing(t *testing.T, s store.Store) {
 		put(t, s, name, name)
 		want = append(want, archive.Entry{Name: name, Size: int64(len(name))})
 	}
-	for i := range 1100 { // more than one page of S3
-		name := fmt.Sprintf("many/%06d", i)
-		put(t, s, name, "x")
-		want = append(want, archive.Entry{Name: name, Size: 1})
+	const many, hands = 1100, 8 // more than one page of S3
+	var wg sync.WaitGroup
+	errs := make([]error, hands)
+	for hand := range hands {
+		wg.Go(func() {
+			for i := hand; i < many && errs[hand] == nil; i += hands {
+				errs[hand] = s.Put(t.Context(), fmt.Sprintf("many/%06d", i), strings.NewReader("x"))
+			}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, errors.Join(errs...))
+	for i := range many {
+		want = append(want, archive.Entry{Name: fmt.Sprintf("many/%06d", i), Size: 1})
 	}
 	got, err := s.List(t.Context(), "")
 	require.NoError(t, err)
