@@ -35,7 +35,7 @@ func TestBadInputConfiguration(t *testing.T) {
 			[]string{`FILE:2:1: "retention" is not in this version`}},
 		{"a relay", "sources: [{name: cache, address: '127.0.0.1:1', relay: {listen: '127.0.0.1:2'}}]\nstores: [{type: disk, path: DIR/a}]",
 			[]string{`FILE:1:49: "relay" is not in this version`}},
-		{"a second store", "sources: [{name: cache, address: '127.0.0.1:1'}]\nstores: [{type: disk, path: DIR/a}, {type: s3, bucket: b-b}]", []string{`FILE:2:37: a second store is not in this version`}},
+		{"a second store", "sources: [{name: cache, address: '127.0.0.1:1'}]\nstores: [{type: s3, bucket: b-b}, {type: disk, path: DIR/a}]", []string{`FILE:2:35: a second store is not in this version`}},
 		{"a bucket with a slash", "sources: [{name: cache, address: '127.0.0.1:1'}]\nstores: [{type: s3, bucket: b/p}]", []string{`FILE:2:29: "b/p" is more than a bucket`}},
 		{"ack: store", "sources: [{name: cache, address: '127.0.0.1:1'}]\nack: store\nstores: [{type: disk, path: DIR/a}]", []string{`FILE:2:6: "ack: store" is not in this version`}},
 		{"no source", "stores: [{type: disk, path: DIR/a}]", []string{`FILE:1:1: there is no "sources"`}},

@@ -173,11 +173,11 @@ func (e *startError) Hint() string { return e.hint }
 func noSpool(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return &startError{err, fmt.Sprintf("let user %d write there, or say where else: spool.path", os.Getuid())}
+		return &startError{err, fmt.Sprintf("let user %d write there, or say where else: spool.path in a configuration", os.Getuid())}
 	case errors.Is(err, syscall.EROFS):
-		return &startError{err, "the file system is mounted read-only: a daemon has to write its spool, so say where else: spool.path"}
+		return &startError{err, "the file system is mounted read-only: a daemon has to write its spool, so say where else: spool.path in a configuration"}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &startError{err, "make room on that disk, or say where else: spool.path"}
+		return &startError{err, "make room on that disk, or say where else: spool.path in a configuration"}
 	}
 	return err
 }

@@ -27,7 +27,9 @@ either. SIGHUP reads the configuration again: sources that are new, gone or chan
 and stopped, the others don't notice.
 
 Without a configuration, --master and --archive archive one master as source "main". The password
-comes from OFFLOADER_PASSWORD, --password-file or a prompt.
+comes from OFFLOADER_PASSWORD, --password-file or a prompt. What isn't in the archive yet lies in its
+folder .spool; where the archive is a bucket, s3://bucket/prefix, it lies in
+` + config.DefaultSpool + `, and the credentials come from AWS's environment.
 
 What happens is logged to standard error. See ` + "`offloader status`" + ` for what it is doing.
 

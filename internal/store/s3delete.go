@@ -143,7 +143,7 @@ func (s *S3) looked(ctx context.Context, name string, retention bool) error {
 	})
 }
 
-// errLocked is a lock that a HEAD has not shown.
+// errLocked is a lock that a HEAD has not shown, which it should.
 var errLocked = fmt.Errorf("it is locked: %w", archive.ErrKept)
 
 // bucketLocks tells whether Object Lock is on.

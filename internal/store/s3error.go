@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,7 +69,7 @@ var refusals = []struct{ code, what, hint string }{
 var rights = map[string]string{
 	"put":  "s3:PutObject (with tags s3:PutObjectTagging, with object_lock s3:PutObjectRetention, with a KMS key kms:GenerateDataKey and kms:Decrypt)",
 	"read": "s3:GetObject", "look at": "s3:GetObject", "list": "s3:ListBucket on the bucket itself", "look for": "s3:ListBucket on the bucket itself",
-	"delete": "s3:DeleteObject", "look for locks of": "s3:GetBucketObjectLockConfiguration on the bucket itself",
+	"delete": "s3:DeleteObject",
 }
 
 // failed gives an error the words that help.
@@ -80,6 +81,7 @@ func (s *S3) failed(op, name string, patience time.Duration, err error) error {
 	e := &S3Error{Store: s.String(), Op: op, Name: name, Code: code(err), Err: err}
 	var refused *net.OpError
 	var noHost *net.DNSError
+	var untrusted *tls.CertificateVerificationError
 	var corrupt *corruptError
 	var nobody *credentialsError
 	where := s.o.Endpoint
@@ -102,10 +104,12 @@ func (s *S3) failed(op, name string, patience time.Duration, err error) error {
 		e.what, e.hint = fmt.Sprintf("%s has not answered within %s", where, patience), "does the service hang, or does a firewall swallow what is sent?"
 	case errors.As(err, &noHost):
 		e.what, e.hint = noHost.Error(), "is the endpoint's name right? A service that doesn't know buckets as names of hosts wants path_style"
+	case errors.As(err, &untrusted):
+		e.what, e.hint = untrusted.Error(), "if its authority is one of your own, AWS_CA_BUNDLE names the file that holds it"
 	case errors.Is(err, syscall.ECONNREFUSED) && errors.As(err, &refused):
 		e.what, e.hint = "nothing listens at "+refused.Addr.String(), "does the service run, and is its port right?"
 	case e.Code == "AccessDenied", e.Code == "AllAccessDisabled", e.Code == "Forbidden", status == http.StatusForbidden && !told(e.Code):
-		e.what, e.hint = "access is denied", "grant "+rights[op]
+		e.what, e.hint = "access is denied", "grant what it takes: "+rights[op]
 	default:
 		e.explain(err)
 	}
@@ -214,9 +218,7 @@ func again(err error) bool {
 		return true
 	case c == "ConditionalRequestConflict", c == "OperationAborted", c == "RequestTimeout":
 		return true
-	case errors.Is(err, fs.ErrExist), errors.Is(err, fs.ErrNotExist):
-		return false
 	}
-	var nobody *credentialsError
-	return !errors.As(err, &api) && !errors.As(err, &nobody) && status == 0 // the connection
+	var sent *smithy.OperationError
+	return errors.As(err, &sent) && !errors.As(err, &api) && status == 0 // the connection broke
 }

@@ -239,7 +239,7 @@ func TestS3Answers(t *testing.T) {
 			{s3test.Fault{Status: 500, Code: "InternalError"}, true, "the service has an error (InternalError)", "spool keeps"},
 			{s3test.Fault{Status: 503, Code: "SlowDown"}, true, "asks for a pause (SlowDown)", "spool keeps"},
 			{s3test.Fault{Status: 502, Code: ""}, true, "answers 502 Bad Gateway", ""},
-			{s3test.Fault{Status: 403, Code: "AccessDenied"}, false, "access is denied (AccessDenied)", "grant s3:PutObject"},
+			{s3test.Fault{Status: 403, Code: "AccessDenied"}, false, "access is denied (AccessDenied)", "s3:PutObject"},
 			{s3test.Fault{Status: 507, Code: "XMinioStorageFull"}, false, "the store is full (XMinioStorageFull)", "make room"},
 			{s3test.Fault{Status: 507, Code: ""}, false, "the store is full", "make room"},
 			{s3test.Fault{Status: 403, Code: "ExpiredToken"}, false, "credentials have expired", "get new ones"},
