@@ -18,36 +18,40 @@ import (
 	"github.com/offloader/offloader/internal/store"
 )
 
-// opened is an archive to read: a store, and the spool that holds what the store hasn't got yet.
+// opened is an archive to read: its stores, read as one, and the spool that holds what they haven't
+// got yet.
 type opened struct {
-	store      store.Store
-	folder     string   // of the store, "" for a bucket
-	spool      string   // "" for none
-	configured []string // sources that a configuration names
+	stores     []store.Store // that could be opened: at least one
+	folders    []string      // of those that are folders
+	spool      string        // "" for none
+	configured []string      // sources that a configuration names
+	say        func(format string, args ...any)
+	said       map[string]bool
 }
 
 // openArchive opens what --archive or the configuration names. Nothing is locked or changed, so a
 // daemon may be at work there, or have died.
 func (a *app) openArchive(ctx context.Context) (*opened, error) {
-	o := &opened{}
-	var where config.Store
+	o := &opened{say: a.term.say, said: map[string]bool{}}
+	var places []config.Store
 	switch {
 	case a.archiveURL != "" && a.configFile != "":
 		return nil, usagef("keep one", "--archive and --config don't go together")
 	case a.archiveURL != "":
-		var err error
-		if where, err = place(a.archiveURL); err != nil {
+		where, err := place(a.archiveURL)
+		if err != nil {
 			return nil, err
 		}
 		if where.Type == config.TypeDisk {
 			o.spool = filepath.Join(where.Path, ".spool")
 		}
+		places = []config.Store{where}
 	default:
 		c, err := a.loadConfig(config.LoadToRead)
 		if err != nil {
 			return nil, err
 		}
-		where, o.spool = c.Stores[0], c.Spool.Path
+		places, o.spool = c.Stores, c.Spool.Path
 		for _, s := range c.Sources {
 			o.configured = append(o.configured, s.Name)
 		}
@@ -55,15 +59,66 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 	if _, err := os.Stat(o.spool); errors.Is(err, fs.ErrNotExist) {
 		o.spool = ""
 	}
-	var err error
-	o.folder = where.Path
-	o.store, err = openStore(ctx, where, store.Options{})
-	return o, err
+	var errs []error
+	for _, where := range places {
+		s, err := openStore(ctx, where, store.Options{})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		o.stores = append(o.stores, s)
+		if where.Type == config.TypeDisk {
+			o.folders = append(o.folders, where.Path)
+		}
+	}
+	return o, o.miss(len(o.stores), errs)
+}
+
+// miss tells of stores that don't answer. As long as one does, that is no failure: what it has can be
+// read.
+func (o *opened) miss(answered int, errs []error) error {
+	if answered == 0 {
+		return errors.Join(errs...)
+	}
+	for _, err := range errs {
+		if !o.said[err.Error()] {
+			o.said[err.Error()] = true
+			o.say("offloader: warning: a store is left out, and what only it has: %v", err)
+		}
+	}
+	return nil
+}
+
+// ask asks every store.
+func ask[T any](o *opened, one func(store.Store) (T, error)) ([]T, error) {
+	var answers []T
+	var errs []error
+	for _, s := range o.stores {
+		answer, err := one(s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		answers = append(answers, answer)
+	}
+	return answers, o.miss(len(answers), errs)
+}
+
+// String names the stores.
+func (o *opened) String() string {
+	var names []string
+	for _, s := range o.stores {
+		names = append(names, s.String())
+	}
+	return strings.Join(names, ", ")
 }
 
 // keep are the folders that nobody may restore into.
 func (o *opened) keep() []string {
-	return slices.DeleteFunc([]string{o.folder, o.spool}, func(s string) bool { return s == "" })
+	if o.spool == "" {
+		return o.folders
+	}
+	return append(slices.Clone(o.folders), o.spool)
 }
 
 // sources are the names of all that the archive knows, sorted.
@@ -76,15 +131,15 @@ func (o *opened) sources(ctx context.Context) ([]string, error) {
 		}
 		names = spooled
 	}
-	stored, err := archive.Sources(ctx, o.store)
+	stored, err := ask(o, func(s store.Store) ([]string, error) { return archive.Sources(ctx, s) })
 	if err != nil {
 		return nil, err
 	}
-	names = append(names, stored...)
+	names = append(names, slices.Concat(stored...)...)
 	slices.Sort(names)
 	names = slices.Compact(names)
 	if len(names) > 0 && !slices.ContainsFunc(names, isNoTimeline) {
-		return nil, usagef("the archive is the folder above it: --archive "+filepath.Dir(o.folder), "%s is the folder of one source, not of an archive", o.store)
+		return nil, usagef("the archive is the folder above it", "%s is the folder of one source, not of an archive", o)
 	}
 	return names, nil
 }
@@ -113,9 +168,16 @@ func (o *opened) load(source string) func(context.Context) (*archive.Catalog, er
 				return nil, spoolError(err)
 			}
 		}
-		c, err := archive.Load(ctx, o.store, source)
+		all, err := ask(o, func(s store.Store) (*archive.Catalog, error) { return archive.Load(ctx, s, source) })
 		if err != nil {
 			return nil, err
+		}
+		c := all[0]
+		for _, other := range all[1:] {
+			c.Problems = append(c.Problems, other.Problems...)
+			for _, t := range other.Timelines {
+				c.Add(t)
+			}
 		}
 		for _, t := range spooled {
 			c.Add(t)
@@ -148,9 +210,9 @@ func (o *opened) pick(ctx context.Context, name string) (string, error) {
 		}
 		return name, nil
 	case len(known) == 0:
-		return "", &emptyError{"archive " + o.store.String() + " holds no source"}
+		return "", &emptyError{"archive " + o.String() + " holds no source"}
 	case name != "":
-		return "", usagef("there is "+strings.Join(known, ", "), "%s holds no source %q", o.store, name)
+		return "", usagef("there is "+strings.Join(known, ", "), "%s holds no source %q", o, name)
 	}
 	return "", usagef("say --source "+strings.Join(known, " or --source "), "there are %d sources", len(known))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,38 +56,46 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 	if err != nil {
 		return err
 	}
-	if dest.String() == from.store.String() {
-		return usagef("name another one", "--to is this archive itself")
-	}
-	sources, err := archive.Sources(ctx, from.store)
-	if err != nil {
-		return err
-	}
-	if name != "" {
-		sources = []string{name}
-	}
-	done := copied{To: dest.String(), Sources: sources}
+	done := copied{To: dest.String(), Sources: []string{}}
 	var total int64
 	show, end := a.term.progress("copying")
 	defer end()
-	c := &mirror.Copier{From: from.store, To: dest, Copied: func(_ string, n int64) {
-		if total += n; show != nil {
-			show(total, 0)
-		}
-	}}
 	var errs []error
-	for _, source := range sources {
-		errs = append(errs, c.Source(ctx, source))
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	for _, st := range from.stores {
+		if dest.String() == st.String() {
+			return usagef("name another one", "--to is this archive itself")
 		}
+		sources, err := archive.Sources(ctx, st)
+		if err != nil {
+			return err
+		}
+		c := &mirror.Copier{From: st, To: dest, Copied: func(_ string, n int64) {
+			if total += n; show != nil {
+				show(total, 0)
+			}
+		}}
+		for _, source := range sources {
+			if name != "" && source != name {
+				continue
+			}
+			errs = append(errs, c.Source(ctx, source))
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if !slices.Contains(done.Sources, source) {
+				done.Sources = append(done.Sources, source)
+			}
+		}
+		done.Files, done.Bytes = done.Files+c.Done().Files, done.Bytes+c.Done().Bytes
+	}
+	if name != "" && len(done.Sources) == 0 {
+		return usagef("", "%s holds no source %q", from, name)
 	}
 	end()
-	done.Result = c.Done()
 	if a.json {
 		err = a.term.json(done)
 	} else {
-		whole := fmt.Sprintf("it has all of %s", from.store)
+		whole := fmt.Sprintf("it has all of %s", from)
 		if errors.Join(errs...) != nil {
 			whole = "not all could be"
 		}

@@ -184,7 +184,7 @@ func notStored(s archive.Segment, all []archive.Segment) (archive.Segment, bool)
 
 func (a *app) printListing(all listing, o *opened) error {
 	if len(all.Sources) == 0 {
-		a.term.say("offloader: %s holds no source", o.store)
+		a.term.say("offloader: %s holds no source", o)
 	}
 	for i, s := range all.Sources {
 		if i > 0 {

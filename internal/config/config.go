@@ -31,8 +31,8 @@ const (
 type Config struct {
 	Sources []Source // at least one; names differ by more than case
 	Spool   Spool
-	Stores  []Store // exactly one in this version
-	Ack     string  // "local": what is fsynced in the spool is acknowledged
+	Stores  []Store // at least one, each at another place
+	Ack     string  // what is acknowledged: "local", what the spool has, or "store", what all stores have
 	HTTP    HTTP
 }
 
@@ -231,10 +231,8 @@ func (r *reader) spool(n node, s *Spool) {
 func (r *reader) ack(n node, c *Config) {
 	r.value(n, &c.Ack, func(s string) (string, error) {
 		switch s {
-		case "local":
+		case "local", "store":
 			return s, nil
-		case "store":
-			return "", fmt.Errorf(`"ack: store" is %s`, notYet)
 		}
 		return "", fmt.Errorf("%q is not a kind of acknowledgement%s", s, suggestion(s, []string{"local", "store"}))
 	})

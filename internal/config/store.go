@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,12 +61,27 @@ type S3 struct {
 }
 
 func (r *reader) stores(n node, c *Config) {
-	for i, item := range r.list(n, "stores") {
-		if i == 1 {
-			r.later(r.at(item), "a second store")
-		}
+	seen := map[string]bool{}
+	for _, item := range r.list(n, "stores") {
+		before := len(c.Stores)
 		r.store(item, c)
+		if len(c.Stores) == before {
+			continue // its own error was told
+		}
+		if where := c.Stores[before].where(); seen[where] {
+			r.fail(r.at(item), "this store is named before: "+where)
+		} else {
+			seen[where] = true
+		}
 	}
+}
+
+// where is the place that a store is, so that it isn't taken for two.
+func (s Store) where() string {
+	if s.Type == TypeS3 {
+		return "s3 bucket " + s.S3.Bucket + " at " + cmp.Or(s.S3.Endpoint, "AWS") + ", prefix " + strings.Trim(s.S3.Prefix, "/")
+	}
+	return "folder " + filepath.Clean(s.Path)
 }
 
 // store reads one. The type decides which fields there are.

@@ -38,6 +38,7 @@ type shipper struct {
 	store    Store
 	encoders *Encoders
 	interval time.Duration
+	hurry    chan struct{} // capacity 1: the spool is about to be full
 	dir      string
 	progress map[*spool.Timeline]*progress
 }
@@ -79,6 +80,7 @@ func (sh *shipper) ship(ctx context.Context) {
 			}
 			cancel()
 			return
+		case <-sh.hurry:
 		case <-time.After(wait):
 		}
 	}

@@ -216,6 +216,13 @@ func (s *Source) Receive(p []byte, now time.Time) error {
 	if err := cur.Append(p, now); err != nil {
 		return err
 	}
+	if s.o.Spool.Crowded() {
+		for _, sh := range s.shippers {
+			if !s.failing(sh.n) { // who waits after an error goes on waiting
+				signal(sh.hurry)
+			}
+		}
+	}
 	at := cur.Boundary().Offset
 	s.waits.received(at, now)
 	if out != nil && out.over(at, len(p), now) {

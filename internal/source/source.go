@@ -124,7 +124,7 @@ func New(o Options) *Source {
 		if o.AckStore {
 			interval = min(interval, time.Second) // somebody waits for it
 		}
-		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval,
+		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval, hurry: make(chan struct{}, 1),
 			dir: filepath.Join(o.Spool.Dir(), o.Name), progress: map[*spool.Timeline]*progress{}})
 	}
 	s.o.Link.Logger = s.log

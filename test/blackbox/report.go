@@ -34,6 +34,12 @@ type SourceStatus struct {
 		LagSeconds float64   `json:"lag_seconds"`
 		Error      string    `json:"error"`
 		Hint       string    `json:"hint"`
+		Holes      []struct {
+			Timeline string `json:"timeline"`
+			From     int64  `json:"from"`
+			To       int64  `json:"to"`
+			Cause    string `json:"cause"`
+		} `json:"holes"`
 	} `json:"stores"`
 	Error string `json:"error"`
 	Hint  string `json:"hint"`
