@@ -40,7 +40,7 @@ type part struct {
 }
 
 // parts gives an upload's pieces one after the other, no more than inFlight that aren't free
-// again; io.EOF behind the last. It is the only reader of its source.
+// again; io.EOF itself behind the last. It is the only reader of its source.
 type parts interface {
 	next(ctx context.Context, n int) (*part, error)
 	sum() uint32 // of all that next gave
@@ -101,7 +101,7 @@ func (s *S3) sendParts(ctx context.Context, name string, upload *string, src par
 	var readErr error
 	for n := 1; ; n++ {
 		p, err := src.next(alive, n)
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF {
 			break
 		}
 		if err == nil && n > maxParts {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -48,12 +47,12 @@ func (s *S3) Put(ctx context.Context, name string, r io.Reader) error {
 		}
 	}
 	start := make([]byte, 64<<10) // most that isn't a file is small
-	n, err := io.ReadFull(r, start)
+	n, ended, err := readFull(ctx, r, start, 0)
 	switch {
-	case ended(err):
-		return s.putWhole(ctx, name, inMemory(start[:n]))
 	case err != nil:
 		return s.unread(name, err)
+	case ended:
+		return s.putWhole(ctx, name, inMemory(start[:n]))
 	}
 	b := newBuffers(r)
 	first, whole, err := b.start(ctx, start)
@@ -70,8 +69,24 @@ func inMemory(b []byte) *io.SectionReader {
 	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
 }
 
-// ended says that a reader had less than there was room for.
-func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+// readFull fills buf, of which some is filled already, until ctx or r ends. Only io.EOF itself is an
+// end: an error that holds it, or io.ErrUnexpectedEOF, says that r was cut off.
+func readFull(ctx context.Context, r io.Reader, buf []byte, filled int) (n int, ended bool, err error) {
+	for filled < len(buf) {
+		if ctx.Err() != nil {
+			return filled, false, context.Cause(ctx)
+		}
+		got, err := r.Read(buf[filled:])
+		filled += got
+		if err == io.EOF {
+			return filled, true, nil
+		}
+		if err != nil {
+			return filled, false, err
+		}
+	}
+	return filled, false, nil
+}
 
 // unread says that it was reading what is to be put that failed.
 func (s *S3) unread(name string, err error) error {
@@ -100,7 +115,7 @@ func rest(f file) (at, size int64, err error) {
 // putWhole stores one body by one request.
 func (s *S3) putWhole(ctx context.Context, name string, body *io.SectionReader) error {
 	sum := crc32.NewIEEE()
-	if _, err := copyUntil(ctx, sum, body); err != nil {
+	if err := digest(ctx, sum, body); err != nil {
 		return s.unread(name, err)
 	}
 	in := &s3.PutObjectInput{
@@ -123,23 +138,21 @@ func (s *S3) putWhole(ctx context.Context, name string, body *io.SectionReader) 
 	})
 }
 
-// copyUntil copies until ctx ends.
-func copyUntil(ctx context.Context, w io.Writer, r io.Reader) (n int64, err error) {
+// digest writes all of a part of a file to a sum.
+func digest(ctx context.Context, sum io.Writer, body *io.SectionReader) error {
 	buf := make([]byte, 256<<10)
-	for {
-		if ctx.Err() != nil {
-			return n, context.Cause(ctx)
-		}
-		got, err := r.Read(buf)
-		n += int64(got)
-		_, _ = w.Write(buf[:got]) // a hash takes everything
-		if errors.Is(err, io.EOF) {
-			return n, nil
+	for left := body.Size(); left > 0; {
+		n, ended, err := readFull(ctx, body, buf[:min(left, int64(len(buf)))], 0)
+		if err == nil && ended {
+			err = io.ErrUnexpectedEOF // somebody has cut the file
 		}
 		if err != nil {
-			return n, err
+			return err
 		}
+		_, _ = sum.Write(buf[:n]) // a sum takes everything
+		left -= int64(n)
 	}
+	return nil
 }
 
 // ours tells, when a request was refused because the object exists, whether it was an earlier try

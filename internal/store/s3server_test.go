@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math"
@@ -233,6 +234,57 @@ func TestS3UploadTakesLittleMemory(t *testing.T) {
 		t.Logf("%s: %d KiB", name, used>>10)
 		require.Less(t, used, int64(25<<20), name)
 	}
+}
+
+// Parts grow, so that S3's number of them is enough, and memory doesn't with them but for giants.
+func TestS3SizeOfParts(t *testing.T) {
+	sum, before := 0, 0
+	for n := 1; n <= 10_000; n++ {
+		size, slots := store.SizeOfPart(n)
+		require.GreaterOrEqual(t, size, before)
+		if before, sum = size, sum+size; sum <= 100<<30 {
+			require.LessOrEqual(t, size*2/slots, 16<<20, n)
+		}
+	}
+	require.Greater(t, sum, 350<<30)
+}
+
+// Whatever a size has to do with buffers and parts, what is read is what was put.
+func TestS3Sizes(t *testing.T) {
+	s3test.Each(t, func(t *testing.T, kind s3test.Kind) {
+		t.Parallel()
+		r := newRig(t, kind, s3test.Plain)
+		const buffer, part = 64 << 10, 8 << 20
+		for i, size := range []int{buffer - 1, buffer, buffer + 1, part, part + 1, 32<<20 + 1} {
+			body := sized(size)
+			all := map[string]io.Reader{"file": bytes.NewReader(body), "stream": stream{bytes.NewReader(body)}, "slow": &halves{body}}
+			if size > 2*part { // only for a file this is another way
+				delete(all, "stream")
+				delete(all, "slow")
+			}
+			for how, from := range all {
+				name := fmt.Sprint(how, i)
+				require.NoError(t, r.store.Put(t.Context(), name, from), name)
+				require.True(t, bytes.Equal(body, r.read(t, name)), name)
+			}
+		}
+		f := bytes.NewReader([]byte("the first half, the second half"))
+		_, err := f.Seek(16, io.SeekStart)
+		require.NoError(t, err)
+		require.NoError(t, r.store.Put(t.Context(), "rest", f))
+		require.Equal(t, "the second half", string(r.read(t, "rest")))
+	})
+}
+
+// halves gives half of what it is asked for, and its end with the last bytes.
+type halves struct{ left []byte }
+
+func (h *halves) Read(p []byte) (int, error) {
+	n := copy(p[:(len(p)+1)/2], h.left)
+	if h.left = h.left[n:]; len(h.left) == 0 {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 type zeroes struct{ left int }

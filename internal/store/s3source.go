@@ -39,11 +39,7 @@ func (s *sections) next(ctx context.Context, _ int) (*part, error) {
 	size := min(s.left, s.partSize)
 	body := io.NewSectionReader(s.f, s.at, size)
 	own, all := crc32.NewIEEE(), &running{s.whole}
-	n, err := copyUntil(ctx, io.MultiWriter(own, all), body)
-	if err == nil && n < size {
-		err = io.ErrUnexpectedEOF // somebody has cut the file
-	}
-	if err != nil {
+	if err := digest(ctx, io.MultiWriter(own, all), body); err != nil {
 		return nil, err
 	}
 	s.at, s.left, s.whole = s.at+size, s.left-size, all.sum
@@ -152,18 +148,10 @@ func (b *buffers) fill(ctx context.Context, n int, begun []byte) (*held, error) 
 		buf = make([]byte, size)
 	}
 	buf = buf[:size]
-	have := copy(buf, begun)
-	for have < size && !b.ended {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		got, err := b.r.Read(buf[have:])
-		have += got
-		if err == io.EOF {
-			b.ended = true
-		} else if err != nil {
-			return nil, err
-		}
+	have, ended, err := readFull(ctx, b.r, buf, copy(buf, begun))
+	if err != nil {
+		return nil, err
 	}
+	b.ended = ended
 	return &held{buf[:have], slots}, nil
 }

@@ -88,13 +88,15 @@ func (f *failing) Read(p []byte) (int, error) {
 }
 
 func wholeOrNothing(t *testing.T, s store.Store) {
-	broken := errors.New("the source broke")
-	for _, size := range []int{0, 1, 3 << 20} {
-		err := s.Put(t.Context(), "src/f", &failing{bytes.NewReader(make([]byte, size)), broken})
-		require.ErrorIs(t, err, broken)
-		require.Empty(t, list(t, s, ""))
-		_, err = s.Open(t.Context(), "src/f")
-		require.ErrorIs(t, err, fs.ErrNotExist)
+	// The last two look like an end, and are none.
+	for _, broken := range []error{errors.New("the source broke"), io.ErrUnexpectedEOF, fmt.Errorf("the link: %w", io.EOF)} {
+		for _, size := range []int{0, 1, 3 << 20, 9 << 20} {
+			err := s.Put(t.Context(), "src/f", &failing{bytes.NewReader(make([]byte, size)), broken})
+			require.ErrorIs(t, err, broken)
+			require.Empty(t, list(t, s, ""))
+			_, err = s.Open(t.Context(), "src/f")
+			require.ErrorIs(t, err, fs.ErrNotExist)
+		}
 	}
 	put(t, s, "src/f", "and now it works")
 }
