@@ -20,7 +20,7 @@ const module = "github.com/offloader/offloader/"
 
 // rooms are the packages in the order of docs/architecture.md: each may import those before it.
 var rooms = []string{
-	"internal/stream", "internal/resp", "internal/crc64", "internal/rdbwalk",
+	"internal/stream", "internal/schedule", "internal/resp", "internal/crc64", "internal/rdbwalk",
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/archive", "internal/mirror", "internal/store",
 	"internal/syncer", "internal/relay", "internal/spool", "internal/source",
