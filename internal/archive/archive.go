@@ -47,6 +47,10 @@ const (
 	EventClock  = "clock"  // this host's clock was stepped from From to Time
 	EventHole   = "hole"   // [Offset,To) is missing
 	EventLost   = "lost"   // a failover left out [Offset,To) of this timeline: they were written, then lost
+
+	// EventVerified says that all that the store had of the source, up to Offset of this timeline, was
+	// read again between From and Time, and found right.
+	EventVerified = "verified"
 )
 
 // Event is something that happened to a timeline after it began.

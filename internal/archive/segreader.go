@@ -96,6 +96,15 @@ func (r *SegmentReader) Head() SegmentHead { return r.head }
 // DB is the database selected before the first byte, known once Next was called.
 func (r *SegmentReader) DB() int { return r.head.From.DB }
 
+// Boundary is the last one that was passed, with the database selected there: where the segment ends,
+// once Next has given io.EOF.
+func (r *SegmentReader) Boundary() stream.Cursor {
+	if r.framer == nil {
+		return stream.Cursor{}
+	}
+	return r.framer.Boundary()
+}
+
 // Close ends reading, at any place.
 func (r *SegmentReader) Close() error {
 	r.dec.Close()

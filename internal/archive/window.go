@@ -39,6 +39,9 @@ type Gap struct {
 	From  Position `json:"from"`
 	To    Position `json:"to"`
 	Cause string   `json:"cause"`
+
+	Missing     bool `json:"-"` // bytes are missing, not only moments unknown
+	Unexplained bool `json:"-"` // and no event says why
 }
 
 // End is the offset behind the last byte that is held, the timeline's first where none is.
@@ -203,7 +206,7 @@ func outages(parts []Part) []Gap {
 	for _, p := range parts {
 		for _, e := range p.Timeline.Events {
 			if e.Kind == EventOutage && e.Damage == nil && e.Offset >= p.From && e.Offset <= p.To && e.From < e.Time {
-				all = append(all, Gap{Position{e.Offset, e.From}, Position{max(e.Offset, e.To), e.Time}, because("outage", e.Cause)})
+				all = append(all, Gap{From: Position{e.Offset, e.From}, To: Position{max(e.Offset, e.To), e.Time}, Cause: because("outage", e.Cause)})
 			}
 		}
 	}
@@ -284,7 +287,8 @@ func (c *Catalog) Gaps(t *Timeline) ([]Gap, error) {
 		case here.to.Offset >= next.to.Offset: // next lies in here
 			held[i+1] = here
 		case here.to.Offset < next.from.Offset:
-			gaps = append(gaps, Gap{here.to, next.from, missing(parts, here.to.Offset, next.from.Offset)})
+			cause, explained := missing(parts, here.to.Offset, next.from.Offset)
+			gaps = append(gaps, Gap{here.to, next.from, cause, true, !explained})
 		}
 	}
 	slices.SortStableFunc(gaps, func(a, b Gap) int {
@@ -293,14 +297,18 @@ func (c *Catalog) Gaps(t *Timeline) ([]Gap, error) {
 	return gaps, nil
 }
 
-// missing says why [from,to) is.
-func missing(parts []Part, from, to stream.Offset) string {
+// missing says why [from,to) is. It is explained if events say it of every byte.
+func missing(parts []Part, from, to stream.Offset) (cause string, explained bool) {
+	at := from
 	for _, p := range parts {
-		for _, e := range p.Timeline.Events {
-			if e.Kind == EventHole && e.Offset < to && from < e.To {
-				return because("hole", e.Cause)
+		for _, e := range p.Timeline.Events { // by offset
+			if e.Kind == EventHole && e.Offset <= at && at < e.To {
+				cause, at = because("hole", e.Cause), e.To
 			}
 		}
 	}
-	return "segment missing"
+	if at < to {
+		return "segment missing", false
+	}
+	return cause, true
 }

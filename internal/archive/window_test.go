@@ -2,6 +2,7 @@ package archive
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,7 +40,9 @@ type segs = [][2]stream.Offset
 
 func TestWindowsAndGaps(t *testing.T) {
 	event := func(t *Timeline, e ...Event) *Timeline { t.Events = append(t.Events, e...); t.sort(); return t }
-	gap := func(from, to stream.Offset, cause string) Gap { return Gap{pos(from), pos(to), cause} }
+	gap := func(from, to stream.Offset, cause string) Gap {
+		return Gap{pos(from), pos(to), cause, !strings.HasPrefix(cause, "outage"), cause == "segment missing"}
+	}
 	for _, c := range []struct {
 		name      string
 		timelines []*Timeline // the last is looked at
@@ -56,17 +59,21 @@ func TestWindowsAndGaps(t *testing.T) {
 		{"a hole", []*Timeline{drawn("a", 0, segs{{0, 10}, {15, 20}}, 0)}, []Window{window(0, 10)}, []Gap{gap(10, 15, "segment missing")}},
 		{"a hole that is explained", []*Timeline{event(drawn("a", 0, segs{{0, 10}, {15, 20}}, 0), Event{Kind: EventHole, Offset: 10, To: 15, Cause: "the spool was lost"})},
 			[]Window{window(0, 10)}, []Gap{gap(10, 15, "hole: the spool was lost")}},
+		{"a hole that is explained twice", []*Timeline{event(drawn("a", 0, segs{{0, 10}, {15, 20}}, 0), Event{Kind: EventHole, Offset: 9, To: 12, Cause: "x"}, Event{Kind: EventHole, Offset: 12, To: 16, Cause: "y"})},
+			[]Window{window(0, 10)}, []Gap{gap(10, 15, "hole: y")}},
+		{"a hole that is explained in part", []*Timeline{event(drawn("a", 0, segs{{0, 10}, {15, 20}}, 0), Event{Kind: EventHole, Offset: 10, To: 14, Cause: "x"})},
+			[]Window{window(0, 10)}, []Gap{gap(10, 15, "segment missing")}},
 		{"a snapshot behind the hole", []*Timeline{drawn("a", 0, segs{{0, 10}, {15, 20}}, 0, 17)}, []Window{window(0, 10), window(17, 20)}, []Gap{gap(10, 15, "segment missing")}},
 		{"a snapshot in the hole", []*Timeline{drawn("a", 0, segs{{0, 10}, {15, 20}}, 0, 12)}, []Window{window(0, 10), window(12, 12)},
 			[]Gap{gap(10, 12, "segment missing"), gap(12, 15, "segment missing")}},
 		{"an outage", []*Timeline{event(drawn("a", 0, segs{{0, 20}}, 0), Event{Kind: EventOutage, Offset: 10, From: 1010, Time: 1013, Cause: "timeout"})},
-			[]Window{{pos(0), Position{10, 1010}}, {Position{10, 1013}, pos(20)}}, []Gap{{Position{10, 1010}, Position{10, 1013}, "outage: timeout"}}},
+			[]Window{{pos(0), Position{10, 1010}}, {Position{10, 1013}, pos(20)}}, []Gap{{From: Position{10, 1010}, To: Position{10, 1013}, Cause: "outage: timeout"}}},
 		{"an outage with its bytes", []*Timeline{event(drawn("a", 0, segs{{0, 20}}, 0), Event{Kind: EventOutage, Offset: 10, To: 14, From: 1010, Time: 1014})},
 			[]Window{window(0, 10), window(14, 20)}, []Gap{gap(10, 14, "outage")}},
 		{"two outages", []*Timeline{event(drawn("a", 0, segs{{0, 20}}, 0), Event{Kind: EventOutage, Offset: 5, To: 6, From: 1005, Time: 1006}, Event{Kind: EventOutage, Offset: 10, To: 14, From: 1010, Time: 1014})},
 			[]Window{window(0, 5), window(6, 10), window(14, 20)}, []Gap{gap(5, 6, "outage"), gap(10, 14, "outage")}},
 		{"an outage before the first snapshot", []*Timeline{event(drawn("a", 0, segs{{0, 20}}, 15), Event{Kind: EventOutage, Offset: 10, From: 1010, Time: 1013})},
-			[]Window{window(15, 20)}, []Gap{{Position{10, 1010}, Position{10, 1013}, "outage"}}},
+			[]Window{window(15, 20)}, []Gap{{From: Position{10, 1010}, To: Position{10, 1013}, Cause: "outage"}}},
 		{"a branch", []*Timeline{drawn("a", 0, segs{{0, 10}, {10, 30}}, 0, 25), branch(drawn("b", 20, segs{{20, 50}}), drawn("a", 0, nil))},
 			[]Window{window(0, 50)}, nil},
 		{"a branch that has no byte yet", []*Timeline{drawn("a", 0, segs{{0, 30}}, 0), branch(drawn("b", 20, nil), drawn("a", 0, nil))},
