@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/offloader/offloader/internal/schedule"
 )
 
 // Defaults of what a file leaves out.
@@ -34,6 +36,12 @@ type Config struct {
 	Stores  []Store // at least one, each at another place
 	Ack     string  // what is acknowledged: "local", what the spool has, or "store", what all stores have
 	HTTP    HTTP
+	Verify  Verify
+}
+
+// Verify is when everything in the archive is read again and checked.
+type Verify struct {
+	Schedule schedule.Schedule // the zero one: never
 }
 
 // Source is a master that is archived.
@@ -148,7 +156,7 @@ func (r *reader) config(n node, c *Config) {
 		{"snapshots", nil},
 		{"exports", nil},
 		{"retention", nil},
-		{"verify", nil},
+		{"verify", func(n node) { r.verify(n, &c.Verify) }},
 	})
 	if given == nil {
 		return
@@ -236,6 +244,15 @@ func (r *reader) ack(n node, c *Config) {
 		}
 		return "", fmt.Errorf("%q is not a kind of acknowledgement%s", s, suggestion(s, []string{"local", "store"}))
 	})
+}
+
+func (r *reader) verify(n node, v *Verify) {
+	given := r.mapping(n, "verify", []field{
+		{"schedule", func(n node) { read(r, n, &v.Schedule, schedule.Parse) }},
+	})
+	if given != nil && !given["schedule"] {
+		r.fail(r.at(n), `"verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`)
+	}
 }
 
 // apart refuses a spool that lies where a store keeps its sources. A folder whose name begins

@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/schedule"
 )
 
 // environment is one with these variables and no others.
@@ -52,6 +54,13 @@ func TestTheLeastThereIs(t *testing.T) {
 	}
 }
 
+func at(t *testing.T, line string) schedule.Schedule {
+	t.Helper()
+	s, err := schedule.Parse(line)
+	require.NoError(t, err)
+	return s
+}
+
 // The reference that users read is right, and says the defaults that there are.
 func TestTheReference(t *testing.T) {
 	c, warnings, err := Load("../../configs/offloader.yaml", environment("OFFLOADER_PASSWORD", "it's secret: #1"))
@@ -60,6 +69,7 @@ func TestTheReference(t *testing.T) {
 	want := Default()
 	want.Sources = []Source{{Name: "cache", Address: "10.0.0.5:6379", Username: "offloader", Password: "it's secret: #1"}}
 	want.Stores = []Store{{Type: "disk", Path: "/var/lib/offloader/archive"}}
+	want.Verify.Schedule = at(t, "0 4 * * *")
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
 	}
@@ -125,6 +135,7 @@ func TestWhatCanBeSaid(t *testing.T) {
 		{"a hidden spool in the store", good + "spool: {path: /srv/archive/.spool}\n", func(c *Config) { c.Spool.Path = "/srv/archive/.spool" }},
 		{"another port", good + "http: {listen: \":0\"}\n", func(c *Config) { c.HTTP.Listen = ":0" }},
 		{"ack", good + "ack: local\n", func(*Config) {}},
+		{"verify", good + "verify: {schedule: TZ=UTC 0 4 * * *}\n", func(c *Config) { c.Verify.Schedule = at(t, "TZ=UTC 0 4 * * *") }},
 		{"one alias for several sources", strings.Replace(good, "  - name: cache\n    address: 10.0.0.5\n",
 			"  - &first {name: cache, address: 10.0.0.5, announce: \"a:1\"}\n  - {<<: *first, name: sessions}\n", 1), func(c *Config) {
 			c.Sources[0].Announce = "a:1"
@@ -159,12 +170,16 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http`}},
-		{"fields of later versions", good + "retention: {window: 7d}\nsnapshots: {schedule: \"0 * * * *\"}\nverify: {}\nexports: []\nencryption: {}\n", []string{
-			`7:1: "retention" is not in this version`, `8:1: "snapshots" is not in this version`, `9:1: "verify" is not in this version`,
-			`10:1: "exports" is not in this version`, `11:1: "encryption" is not in this version`,
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, verify`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, verify`}},
+		{"fields of later versions", good + "retention: {window: 7d}\nsnapshots: {schedule: \"0 * * * *\"}\nexports: []\nencryption: {}\n", []string{
+			`7:1: "retention" is not in this version`, `8:1: "snapshots" is not in this version`,
+			`9:1: "exports" is not in this version`, `10:1: "encryption" is not in this version`,
 		}},
+		{"a schedule that isn't", good + "verify: {schedule: \"0 4 * * 7\"}\n", []string{`7:20: "0 4 * * 7" is no schedule: its day of the week is "7": say 0 (Sunday) to 6, or SUN to SAT, a range like 1-5, a list like 1,3, or * with a step like */2`}},
+		{"a schedule in no zone", good + "verify:\n  schedule: TZ=Europe/Berln 0 4 * * *\n", []string{`8:13: "TZ=Europe/Berln 0 4 * * *" is no schedule: there is no time zone "Europe/Berln": say one like Europe/Berlin or UTC`}},
+		{"no schedule", good + "verify: {}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`}},
+		{"a schedule's neighbour", good + "verify: {shedule: \"0 4 * * *\"}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`, `7:10: unknown field "shedule": did you mean "schedule"?`}},
 		{"sentinel", source("    sentinel: {master: m}\n"), []string{`3:5: "sentinel" is not in this version`}},
 		{"relay", source("    address: a\n    relay: {listen: a:1}\n"), []string{`4:5: "relay" is not in this version`}},
 		{"an s3 store with a path", strings.Replace(good, "disk", "s3\n    bucket: bb", 1), []string{`7:5: unknown field "path": did you mean "path_style"?`}},

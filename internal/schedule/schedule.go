@@ -133,6 +133,9 @@ func (s Schedule) String() string { return s.text }
 // IsZero tells whether it is the zero Schedule: nothing is ever due.
 func (s Schedule) IsZero() bool { return s.text == "" }
 
+// Equal tells whether both were made of the same text.
+func (s Schedule) Equal(o Schedule) bool { return s.text == o.text }
+
 // Next is the first time behind after at which it is due, the zero time if there is none.
 func (s Schedule) Next(after time.Time) time.Time {
 	switch {
