@@ -78,7 +78,7 @@ func TestBadInputConfiguration(t *testing.T) {
 func TestBadInputLaterCommands(t *testing.T) {
 	help := blackbox.Run(t, "help")
 	require.Equal(t, 0, help.Code)
-	for _, command := range []string{"snapshot", "serve", "verify", "prune", "export", "promote", "copy", "pin", "unpin", "release"} {
+	for _, command := range []string{"serve", "prune", "export", "promote", "pin", "unpin", "release"} {
 		for _, args := range [][]string{{command}, {command, "--help"}, {command, "--config", "x"}, {command, "--what", "ever"}, {command, "x", "y"}, {"help", command}} {
 			r := blackbox.Run(t, args...)
 			require.Equal(t, 2, r.Code, "%s", r)

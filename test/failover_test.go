@@ -92,6 +92,7 @@ func continued(t *testing.T, kind enginetest.Kind) {
 	}
 	before.equals(t, kind, c.d.Restore(before.byTime()...))
 	after.equals(t, kind, c.d.Restore(after.byTime()...))
+	c.d.Do("verify")
 }
 
 // The new master never had our last bytes: they are kept, and said to be lost, and a branch goes on
@@ -146,6 +147,7 @@ func branched(t *testing.T, kind enginetest.Kind) {
 	require.Equal(t, 2, r.Code, "%s", r)
 	require.Contains(t, r.Stderr, parent.Name)
 	require.Contains(t, r.Stderr, branch.Name)
+	c.d.Do("verify")
 }
 
 // TestChained: the source is itself a replica. Ids, offsets and bytes are those of its master,
@@ -187,6 +189,7 @@ func TestChained(t *testing.T) {
 			each.Durable("cache", end)
 		}
 		require.Equal(t, told(direct, from.Offset, end), told(d, from.Offset, end))
+		d.Do("verify")
 	})
 }
 

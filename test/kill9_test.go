@@ -65,6 +65,7 @@ func TestKill9(t *testing.T) {
 		require.GreaterOrEqual(t, from+int64(len(stored)), end, "all is stored")
 		require.Greater(t, len(all), 1, "segments were joined, and not all into one")
 		t.Logf("%d bytes in %d segments", len(stored), len(all))
+		blackbox.ArchiveAt(t, d.Dir).Do("verify")
 
 		restored := d.Restore("--latest")
 		require.GreaterOrEqual(t, restored.Offset, end)

@@ -56,6 +56,7 @@ func TestSnapshotByHand(t *testing.T) {
 		require.Equal(t, "master", one[0].Snapshots[1].Method)
 		require.Equal(t, taken.Offset, d.Source("cache").LastSnapshot.Offset)
 
+		d.Do("verify")
 		r := d.Run("snapshot", "--source", "cach")
 		require.Equal(t, 2, r.Code, "%s", r)
 		require.Contains(t, r.Stderr, `the daemon has no such source: "cach"`)

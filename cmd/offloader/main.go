@@ -22,6 +22,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/plan"
+	"github.com/offloader/offloader/internal/verify"
 )
 
 // Exit codes, the same for every command.
@@ -44,13 +45,14 @@ func exitCode(err error) int {
 		nowhere   *plan.UnreachableError
 		empty     *emptyError
 		damaged   *archive.DamageError
+		found     *verify.FoundError
 	)
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &wrong), errors.As(err, &syntax), errors.As(err, &ambiguous), errors.As(err, &unknown):
 		return exitUsage
-	case errors.As(err, &damaged): // also where damage is why a point can't be reached
+	case errors.As(err, &found), errors.As(err, &damaged): // also where damage is why a point can't be reached
 		return exitDamaged
 	case errors.As(err, &nowhere):
 		if errors.As(errors.Join(nowhere.Problems...), &damaged) {
@@ -74,13 +76,14 @@ func (a *app) commands() []*cobra.Command {
 		a.logCommand(),
 		a.restoreCommand(),
 		a.copyCommand(),
+		a.verifyCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 	}
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"serve", "verify", "prune", "export", "promote", "pin", "unpin", "release"}
+var laterCommands = []string{"serve", "prune", "export", "promote", "pin", "unpin", "release"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/offloader/offloader/internal/verify"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	var source, timeline string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Read everything in the archive again, and check it",
+		Long: `Read everything in the archive again, and check it: names, checksums, the structure of snapshots
+and segments, that the log has no hole that no event explains, that segments which overlap agree
+in every byte, that branches have their parents. Each finding names the file, what is wrong with it,
+and which moments can't be restored now. A daemon may be at work on the archive meanwhile; what only
+its spool has is not looked at.
+
+Exit codes: 0 all is as it was written; 1 failed, or something could not be read; 2 wrong usage or
+configuration; 4 the archive is damaged.`,
+		Example: "  offloader verify\n  offloader verify --archive /srv/archive\n  offloader verify --source cache --json",
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), source, timeline) },
+	}
+	cmd.Flags().StringVar(&timeline, "timeline", "", "this timeline only, by `NAME`; needs --source where there are several")
+	a.sourceFlag(cmd, &source)
+	cmd.Flags().Lookup("source").Usage = "this source only, by `NAME`"
+	laterFlags(cmd, "boot", "identity")
+	cmd.Flags().Lookup("boot").NoOptDefVal = "true" // it will take no value
+	return cmd
+}
+
+func (a *app) verify(ctx context.Context, source, timeline string) error {
+	o, err := a.openArchive(ctx)
+	if err != nil {
+		return err
+	}
+	if source != "" || timeline != "" {
+		if source, err = o.pick(ctx, source); err != nil {
+			return err
+		}
+	}
+	show, end := a.term.progress("verifying")
+	r, err := verify.Run(ctx, verify.Options{Files: o.store, Source: source, Timeline: timeline, Progress: show})
+	end()
+	var found *verify.FoundError
+	var unread *verify.UnreadError
+	if err != nil && !errors.As(err, &found) && !errors.As(err, &unread) {
+		return err
+	}
+	if a.json {
+		return errors.Join(a.term.json(r), err)
+	}
+	return errors.Join(a.printVerified(r), err)
+}
+
+// printVerified tells what was read, and each finding.
+func (a *app) printVerified(r *verify.Result) error {
+	for _, s := range r.Sources {
+		if err := a.term.print("%s", paint(a.term.colour, "1", s.Name)); err != nil {
+			return err
+		}
+		var rows [][]cell
+		for _, part := range []struct {
+			name string
+			verify.Tally
+		}{{"timelines", s.Timelines}, {"events", s.Events}, {"snapshots", s.Snapshots}, {"log", s.Log}, {"only as stored", s.Sealed}} {
+			if part.Files > 0 {
+				rows = append(rows, []cell{{part.name, "2"}, {count(part.Files), ""}, {size(part.Bytes), ""}})
+			}
+		}
+		if err := a.term.table("  ", "lrr", rows); err != nil {
+			return err
+		}
+		if s.Sealed.Files > 0 {
+			a.term.say("offloader: %s: what is encrypted was held against the checksums of what is stored, no more: there is no identity to open it", s.Name)
+		}
+	}
+	for _, f := range r.Findings {
+		for _, line := range []string{paint(a.term.colour, "31", f.File), "  " + f.What, "  costs " + f.Cost} {
+			if err := a.term.print("%s", line); err != nil {
+				return err
+			}
+		}
+	}
+	for _, note := range r.Notes {
+		a.term.say("offloader: note: %s", note)
+	}
+	return a.term.print("%s", verdict(r))
+}
+
+func verdict(r *verify.Result) string {
+	rate := float64(r.Bytes) / max(r.Seconds, 1e-3)
+	text := fmt.Sprintf("%s files, %s read in %s, %s/s: ", count(r.Files), size(r.Bytes), span(r.Took()), size(int64(rate)))
+	switch {
+	case len(r.Findings) == 1:
+		text += "1 finding"
+	case len(r.Findings) > 1:
+		text += count(int64(len(r.Findings))) + " findings"
+	case len(r.Unread) == 0:
+		return text + "all is as it was written"
+	}
+	if n := len(r.Unread); n > 0 {
+		if len(r.Findings) > 0 {
+			text += ", "
+		}
+		text += fmt.Sprintf("%d could not be read", n)
+	}
+	return text
+}
