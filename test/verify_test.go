@@ -39,7 +39,12 @@ func verifying(t *testing.T, a blackbox.Archive, code int) (v verified) {
 	t.Helper()
 	r := a.Run("verify", "--json")
 	require.Equal(t, code, r.Code, "%s", r)
-	require.NoError(t, json.Unmarshal([]byte(r.Stdout), &v), "%s", r)
+	var all struct {
+		Stores []verified `json:"stores"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.Stdout), &all), "%s", r)
+	require.Len(t, all.Stores, 1)
+	v = all.Stores[0]
 	return v
 }
 

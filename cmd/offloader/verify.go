@@ -45,19 +45,43 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 			return err
 		}
 	}
-	show, end := a.term.progress("verifying")
-	r, err := verify.Run(ctx, verify.Options{Files: o.store, Source: source, Timeline: timeline, Progress: show})
-	end()
-	var found *verify.FoundError
-	var unread *verify.UnreadError
-	if err != nil && !errors.As(err, &found) && !errors.As(err, &unread) {
-		return err
+	all := verified{Stores: []storeVerified{}}
+	var errs []error
+	for _, st := range o.stores {
+		show, end := a.term.progress("verifying")
+		r, err := verify.Run(ctx, verify.Options{Files: st, Source: source, Timeline: timeline, Progress: show})
+		end()
+		var found *verify.FoundError
+		var unread *verify.UnreadError
+		if err != nil && !errors.As(err, &found) && !errors.As(err, &unread) {
+			return err
+		}
+		errs = append(errs, err)
+		all.Stores = append(all.Stores, storeVerified{st.String(), r})
+		if a.json {
+			continue
+		}
+		if len(o.stores) > 1 {
+			errs = append(errs, a.term.print("%s", st))
+		}
+		errs = append(errs, a.printVerified(r))
 	}
 	if a.json {
-		return errors.Join(a.term.json(r), err)
+		errs = append(errs, a.term.json(all))
 	}
-	return errors.Join(a.printVerified(r), err)
+	return errors.Join(errs...)
 }
+
+// verified is what verify prints as JSON.
+type (
+	verified struct {
+		Stores []storeVerified `json:"stores"`
+	}
+	storeVerified struct {
+		Store string `json:"store"`
+		*verify.Result
+	}
+)
 
 // printVerified tells what was read, and each finding.
 func (a *app) printVerified(r *verify.Result) error {
