@@ -66,6 +66,8 @@ type Event struct {
 	Commands int64  `json:"commands,omitempty"` // lost: how many, 0 where they weren't counted
 	Note     string `json:"note,omitempty"`
 
+	At stream.Time `json:"at,omitempty"` // pin: the time that was asked for, if it was one
+
 	// Damage is why the file could not be read. Kind, Offset and Time are those of its name then,
 	// and nothing else is known.
 	Damage error `json:"-"`

@@ -8,13 +8,6 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// Kinds of events of which the end of one is the beginning of none: a timeline is suspect from
-// the one to the other.
-const (
-	EventSuspect = "suspect" // the master came back empty, shrunken or rewound
-	EventRelease = "release" // the user has looked at it
-)
-
 // Part is a stretch of one timeline in a chain of them.
 type Part struct {
 	Timeline *Timeline
@@ -67,20 +60,6 @@ func (t *Timeline) ReplIDAt(o stream.Offset) stream.ReplID {
 	return id
 }
 
-// Suspect tells whether the timeline waits for a look of the user's.
-func (t *Timeline) Suspect() bool {
-	var suspect, release stream.Time = -1, -1
-	for _, e := range t.Events {
-		switch e.Kind {
-		case EventSuspect:
-			suspect = max(suspect, e.Time)
-		case EventRelease:
-			release = max(release, e.Time)
-		}
-	}
-	return suspect >= 0 && release < suspect
-}
-
 // Ended is when the timeline got its last byte, 0 while it goes on. Nobody has noted the end of one
 // whose spool was lost: it has ended where a branch goes on at the very end of it.
 func (c *Catalog) Ended(t *Timeline) stream.Time {
@@ -111,12 +90,17 @@ func (c *Catalog) Losses() []error {
 }
 
 // Chain is t with its parents, the root first, each up to where the next branches off. A parent
-// that is missing, or a circle, is damage: then it comes with the parts that can be told.
+// that is missing, or a circle, is damage: then it comes with the parts that can be told. One that
+// retention has let go, whole, is none, nor is what is missing before a timeline of which nothing
+// but the name is left.
 func (c *Catalog) Chain(t *Timeline) ([]Part, error) {
 	parts := []Part{{t, stream.Range{From: t.Offset, To: max(t.Offset, t.End())}}}
 	for t.Parent != nil {
 		at, wrong := t.Parent.Offset, ""
 		parent := c.Timeline(t.Parent.Timeline)
+		if parent == nil && (t.Pruned() >= 0 || len(t.Segments)+len(t.Snapshots) == 0) {
+			break
+		}
 		switch {
 		case parent == nil:
 			wrong = fmt.Sprintf("its parent %s is missing", t.Parent.Timeline)
@@ -297,7 +281,8 @@ func (c *Catalog) Gaps(t *Timeline) ([]Gap, error) {
 	return gaps, nil
 }
 
-// missing says why [from,to) is. It is explained if events say it of every byte.
+// missing says why [from,to) is. It is explained if events say it of every byte: holes,
+// and what retention has let go.
 func missing(parts []Part, from, to stream.Offset) (cause string, explained bool) {
 	at := from
 	for _, p := range parts {
@@ -305,6 +290,11 @@ func missing(parts []Part, from, to stream.Offset) (cause string, explained bool
 			if e.Kind == EventHole && e.Offset <= at && at < e.To {
 				cause, at = because("hole", e.Cause), e.To
 			}
+		}
+	}
+	for _, p := range parts {
+		if pruned := min(p.Timeline.Pruned(), p.To); at < pruned && p.Holds(at) {
+			cause, at = "retention has let it go", pruned
 		}
 	}
 	if at < to {

@@ -412,14 +412,20 @@ func (c *chain) missing(o stream.Offset) string {
 			}
 		}
 	}
+	why := "are missing"
+	for _, p := range c.parts {
+		if p.from <= o && o < min(p.to, p.Pruned()) {
+			why = "were let go by retention"
+		}
+	}
 	for _, s := range c.steps {
 		if s.Range.From > o {
-			return fmt.Sprintf("offsets %d to %d are missing", o, s.Range.From)
+			return fmt.Sprintf("offsets %d to %d %s", o, s.Range.From, why)
 		}
 	}
 	for _, s := range c.snapshots() {
 		if s.Offset > o {
-			return fmt.Sprintf("offsets %d to %d are missing", o, s.Offset)
+			return fmt.Sprintf("offsets %d to %d %s", o, s.Offset, why)
 		}
 	}
 	return fmt.Sprintf("nothing is held behind offset %d", o)

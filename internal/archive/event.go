@@ -1,0 +1,78 @@
+package archive
+
+import (
+	"slices"
+
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Kinds of events that retention obeys, or writes.
+const (
+	EventSuspect = "suspect" // the master came back empty, shrunken or rewound
+	EventRelease = "release" // the user has looked at it, and at what was lost
+	EventPin     = "pin"     // the point at Offset stays restorable; From is its time, At the one that was asked for
+	EventUnpin   = "unpin"   // it need not any more
+	EventPruned  = "pruned"  // of [Offset,To) retention may have let go whatever isn't there
+)
+
+// Suspect tells whether the timeline waits for a look of the user's.
+func (t *Timeline) Suspect() bool {
+	suspect := stream.Time(-1)
+	for _, e := range t.Events {
+		if e.Kind == EventSuspect {
+			suspect = max(suspect, e.Time)
+		}
+	}
+	return suspect > t.released()
+}
+
+// Lost are the writes that a failover left out, and that the user has not released yet.
+func (t *Timeline) Lost() []Event {
+	released := t.released()
+	return slices.DeleteFunc(slices.Clone(t.Events), func(e Event) bool { return e.Kind != EventLost || e.Time <= released })
+}
+
+// released is when the user last looked, -1 if never.
+func (t *Timeline) released() stream.Time {
+	released := stream.Time(-1)
+	for _, e := range t.Events {
+		if e.Kind == EventRelease {
+			released = max(released, e.Time)
+		}
+	}
+	return released
+}
+
+// Pins are the points that are pinned, by offset. At each the event that came last decides; of two
+// in one millisecond the pin, which can be taken away once more.
+func (t *Timeline) Pins() []Event {
+	var pins []Event
+	for i := 0; i < len(t.Events); {
+		at := t.Events[i].Offset
+		var last *Event
+		for ; i < len(t.Events) && t.Events[i].Offset == at; i++ {
+			e := &t.Events[i]
+			if e.Kind == EventUnpin || e.Kind == EventPin {
+				if last == nil || e.Time > last.Time || e.Time == last.Time && e.Kind == EventPin {
+					last = e
+				}
+			}
+		}
+		if last != nil && last.Kind == EventPin {
+			pins = append(pins, *last)
+		}
+	}
+	return pins
+}
+
+// Pruned is the offset below which what isn't there was let go by retention, -1 where retention
+// has let go nothing. It can be the timeline's first: then it is the parent that went.
+func (t *Timeline) Pruned() stream.Offset {
+	pruned := stream.Offset(-1)
+	for _, e := range t.Events {
+		if e.Kind == EventPruned {
+			pruned = max(pruned, e.To)
+		}
+	}
+	return pruned
+}
