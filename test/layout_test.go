@@ -24,7 +24,7 @@ var rooms = []string{
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/archive", "internal/mirror", "internal/store",
 	"internal/syncer", "internal/relay", "internal/spool", "internal/source",
-	"internal/plan", "internal/replay", "internal/keyspace", "internal/restore", "internal/history", "internal/verify",
+	"internal/plan", "internal/replay", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
 	"internal/check", "internal/config", "internal/httpapi",
 	"cmd/offloader",
 }
@@ -37,6 +37,7 @@ var strangers = [][2]string{
 	{"internal/restore", "internal/spool"}, {"internal/restore", "internal/store"}, {"internal/restore", "internal/source"},
 	{"internal/history", "internal/spool"}, {"internal/history", "internal/store"},
 	{"internal/verify", "internal/spool"}, {"internal/verify", "internal/store"}, {"internal/verify", "internal/source"},
+	{"internal/retention", "internal/spool"}, {"internal/retention", "internal/store"}, {"internal/retention", "internal/source"}, {"internal/retention", "internal/config"},
 	{"internal/spool", "internal/syncer"}, {"internal/spool", "internal/store"}, {"internal/syncer", "internal/archive"},
 	{"internal/source", "internal/store"}, {"internal/httpapi", "internal/config"}, {"internal/check", "internal/config"},
 	{"internal/config", "internal/store"},

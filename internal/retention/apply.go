@@ -1,0 +1,152 @@
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Store is what retention takes of one. What it refuses to delete is archive.ErrKept, or
+// fs.ErrPermission; where that is a lock that ends, the error has a method Locked.
+type Store interface {
+	archive.Files
+	archive.Depot
+	// Delete takes a file away. One that doesn't exist is no error.
+	Delete(ctx context.Context, name string) error
+}
+
+// Result is what Run did.
+type Result struct {
+	*Decision
+	Deleted int   // files
+	Freed   int64 // bytes
+	Kept    []Kept
+	Refused error // why the store lets us delete nothing: retention is somebody else's job there
+}
+
+// Kept is a file that would have gone, and that the store keeps.
+type Kept struct {
+	Name  string
+	Until time.Time // a lock's end, zero where there is another reason
+	Why   error
+}
+
+// enough is how many refusals for other reasons than locks tell that we have no right to delete.
+const enough = 10
+
+// Look lists and decides, and changes nothing.
+func Look(ctx context.Context, files archive.Files, source string, p Policy, now stream.Time) (*Decision, error) {
+	entries, err := files.List(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	cat, err := archive.Load(ctx, files, source)
+	if err != nil {
+		return nil, err
+	}
+	if len(cat.Problems) > 0 {
+		return nil, &BlockedError{source, cat.Problems}
+	}
+	return Choose(cat, entries, p, now), nil
+}
+
+// A BlockedError says that nothing is deleted of a source because something of its archive can't be
+// read: it might be what says that the rest has to stay.
+type BlockedError struct {
+	Source   string
+	Problems []error
+}
+
+func (e *BlockedError) Error() string {
+	s := fmt.Sprintf("retention deletes nothing of %s, since something of its archive can't be read: %v", e.Source, e.Problems[0])
+	if more := len(e.Problems) - 1; more > 0 {
+		s += fmt.Sprintf(" (and %d more)", more)
+	}
+	return s
+}
+
+// Unwrap gives what can't be read.
+func (e *BlockedError) Unwrap() []error { return e.Problems }
+
+// Hint says what to do about it.
+func (e *BlockedError) Hint() string {
+	return "bring the file back from another copy, or move it out of the archive if it doesn't matter"
+}
+
+// Run applies the policy to a source in one store. What goes is decided twice, by two listings,
+// and only that goes of which both say so: a pin may have come meanwhile. It ends at the first
+// error, and can be run again at any time, also beside another.
+func Run(ctx context.Context, s Store, source string, p Policy, now stream.Time) (*Result, error) {
+	first, err := Look(ctx, s, source, p, now)
+	if err != nil || len(first.Going) == 0 {
+		return &Result{Decision: first}, err
+	}
+	d, err := Look(ctx, s, source, p, now)
+	if err != nil {
+		return &Result{Decision: first}, err
+	}
+	r := &Result{Decision: d}
+	twice := map[string]bool{}
+	for _, f := range first.Going {
+		twice[f.Name] = true
+	}
+	for _, n := range d.Notes {
+		if err := archive.WriteEvent(ctx, s, source, n.Timeline, n.Event); err != nil {
+			return r, fmt.Errorf("note what retention lets go: %w", err)
+		}
+	}
+	stuck := map[string]bool{} // timelines, and snapshots, of which something stays after all
+	for _, f := range d.Going {
+		base, _, _ := strings.Cut(strings.TrimSuffix(f.Name, ".json"), ".rdb") // of a snapshot's two files
+		small := f.Kind == Event || f.Kind == Timeline
+		if !twice[f.Name] || small && stuck[f.Timeline] || f.Kind == Snapshot && stuck[base] {
+			stuck[f.Timeline] = true
+			continue
+		}
+		if ctx.Err() != nil {
+			return r, context.Cause(ctx)
+		}
+		err := s.Delete(ctx, f.Name)
+		switch {
+		case err == nil:
+			r.Deleted++
+			r.Freed += f.Size
+		case !r.keeps(f.Name, err):
+			return r, fmt.Errorf("delete what retention lets go: %w", err)
+		case r.Refused != nil:
+			return r, nil
+		default:
+			stuck[f.Timeline], stuck[base] = true, true
+		}
+	}
+	return r, nil
+}
+
+// keeps tells whether an error is the store's will. If there is nothing that it lets us delete,
+// and no lock that will end, it has Refused.
+func (r *Result) keeps(name string, err error) bool {
+	kept := Kept{Name: name, Why: err}
+	var lock interface {
+		Locked() (until time.Time, ok bool)
+	}
+	ends := false
+	if errors.As(err, &lock) {
+		kept.Until, ends = lock.Locked()
+	}
+	if !ends && !errors.Is(err, archive.ErrKept) && !errors.Is(err, fs.ErrPermission) {
+		return false
+	}
+	r.Kept = append(r.Kept, kept)
+	locked := slices.ContainsFunc(r.Kept, func(k Kept) bool { return !k.Until.IsZero() })
+	if r.Deleted == 0 && !locked && (len(r.Kept) == enough || len(r.Kept) == len(r.Going)) {
+		r.Refused = err
+	}
+	return true
+}
