@@ -37,6 +37,8 @@ type Config struct {
 	Ack     string  // what is acknowledged: "local", what the spool has, or "store", what all stores have
 	HTTP    HTTP
 	Verify  Verify
+
+	Retention *Retention // nil: nothing is ever deleted
 }
 
 // Verify is when everything in the archive is read again and checked.
@@ -155,7 +157,7 @@ func (r *reader) config(n node, c *Config) {
 		{"encryption", nil},
 		{"snapshots", nil},
 		{"exports", nil},
-		{"retention", nil},
+		{"retention", func(n node) { c.Retention = r.retention(n) }},
 		{"verify", func(n node) { r.verify(n, &c.Verify) }},
 	})
 	if given == nil {

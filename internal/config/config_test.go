@@ -170,11 +170,11 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, verify`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, verify`}},
-		{"fields of later versions", good + "retention: {window: 7d}\nsnapshots: {schedule: \"0 * * * *\"}\nexports: []\nencryption: {}\n", []string{
-			`7:1: "retention" is not in this version`, `8:1: "snapshots" is not in this version`,
-			`9:1: "exports" is not in this version`, `10:1: "encryption" is not in this version`,
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, retention, verify`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, retention, verify`}},
+		{"fields of later versions", good + "snapshots: {schedule: \"0 * * * *\"}\nexports: []\nencryption: {}\n", []string{
+			`7:1: "snapshots" is not in this version`,
+			`8:1: "exports" is not in this version`, `9:1: "encryption" is not in this version`,
 		}},
 		{"a schedule that isn't", good + "verify: {schedule: \"0 4 * * 7\"}\n", []string{`7:20: "0 4 * * 7" is no schedule: its day of the week is "7": say 0 (Sunday) to 6, or SUN to SAT, a range like 1-5, a list like 1,3, or * with a step like */2`}},
 		{"a schedule in no zone", good + "verify:\n  schedule: TZ=Europe/Berln 0 4 * * *\n", []string{`8:13: "TZ=Europe/Berln 0 4 * * *" is no schedule: there is no time zone "Europe/Berln": say one like Europe/Berlin or UTC`}},
@@ -200,7 +200,7 @@ func TestWhatIsWrong(t *testing.T) {
 		{"a class that can't be read", bucket("bucket: bb\n    storage_class: GLACIER"), []string{`7:20: what is stored as GLACIER can't be read at once, and a restore needs that: say GLACIER_IR or STANDARD_IA`}},
 		{"half a lock", bucket("bucket: bb\n    object_lock: {mode: governance}"), []string{`7:18: a lock has a "mode", governance or compliance, and how long it is to "retain", like 30d`}},
 		{"a store twice", good + "  - {type: disk, path: /a}\n  - {type: disk, path: /a/}\n", []string{`8:5: this store is named before: folder /a`}},
-		{"a field of s3 on a disk", good + "    bucket: b\n", []string{`7:5: unknown field "bucket": there is type, path`}},
+		{"a field of s3 on a disk", good + "    bucket: b\n", []string{`7:5: unknown field "bucket": there is type, path, retention`}},
 		{"a type that isn't", strings.Replace(good, "disk", "dsik", 1), []string{`5:11: "dsik" is not a type of store: did you mean "disk"?`}},
 		{"no type", strings.Replace(good, "type: disk\n    ", "", 1), []string{`5:5: this store has no "type": say disk, or s3`}},
 		{"no path", strings.Replace(good, "path: /srv/archive", "", 1), []string{`5:5: this store has no "path": name the archive's folder`}},
@@ -271,9 +271,9 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no UTF-8", good + "# caf\xe9\n", []string{`7:6: this is no UTF-8 text`}},
 		{"deep lists", "a: " + strings.Repeat("[", 40), []string{`1:36: this is nested more than 32 deep`}},
 		{"deep dashes", strings.Repeat("- ", 40), []string{`1:65: this is nested more than 32 deep`}},
-		{"several at once", "sources:\n  - {name: a b, address: 1}\nspol: {}\nretention: {}\nstores: [{type: disk}]\n", []string{
+		{"several at once", "sources:\n  - {name: a b, address: 1}\nspol: {}\nexports: {}\nstores: [{type: disk}]\n", []string{
 			`2:12: source name "a b" may only have letters, digits, dot, dash and underscore`, `2:26: "1" is no host: say host:port, like 10.0.0.5:6379`,
-			`3:1: unknown field "spol": did you mean "spool"?`, `4:1: "retention" is not in this version`, `5:10: this store has no "path": name the archive's folder`,
+			`3:1: unknown field "spol": did you mean "spool"?`, `4:1: "exports" is not in this version`, `5:10: this store has no "path": name the archive's folder`,
 		}},
 	}
 	for _, tt := range tests {

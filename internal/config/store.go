@@ -37,6 +37,8 @@ type Store struct {
 	Path           string   // of a disk
 	S3             S3       // of a bucket
 	UploadInterval Duration // 0: the daemon's own
+
+	Retention *Retention // nil: that of the whole configuration
 }
 
 // S3 is a bucket and how to get at it.
@@ -102,6 +104,7 @@ func (r *reader) disk(n node, c *Config) {
 	given := r.mapping(n, "store", []field{
 		{"type", func(n node) { r.value(n, &s.Type, notEmpty) }},
 		{"path", func(n node) { r.value(n, &s.Path, path) }},
+		{"retention", func(n node) { s.Retention = r.retention(n) }},
 	})
 	if given == nil {
 		return
@@ -137,6 +140,7 @@ func (r *reader) s3(n node, c *Config) {
 		{"storage_class", func(n node) { r.value(n, &b.StorageClass, storageClass) }},
 		{"tags", func(n node) { r.tags(n, b) }},
 		{"object_lock", func(n node) { r.objectLock(n, b) }},
+		{"retention", func(n node) { s.Retention = r.retention(n) }},
 	})
 	if given == nil {
 		return
