@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/retention"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -50,6 +51,7 @@ type (
 		Began     stream.Time      `json:"began"`
 		Ended     stream.Time      `json:"ended"` // null while it goes on
 		Suspect   bool             `json:"suspect"`
+		Exempt    string           `json:"exempt,omitempty"` // why it, or its tail, is kept until a release
 		Parent    *archive.Parent  `json:"parent,omitempty"` // of a branch
 		ReplID    stream.ReplID    `json:"replid"`           // the last
 		Offset    stream.Offset    `json:"offset"`           // where it begins
@@ -60,6 +62,7 @@ type (
 		Windows   []archive.Window `json:"windows"`
 		Gaps      []archive.Gap    `json:"gaps"`
 		Events    []archive.Event  `json:"events"`
+		Pins      []listedPin      `json:"pins"`
 		Segments  []listedSegment  `json:"segments,omitempty"` // with --segments
 	}
 	listedSnapshot struct {
@@ -71,6 +74,12 @@ type (
 		Keys      *int64        `json:"keys"`                // null where they could not be counted
 		Unchecked string        `json:"unchecked,omitempty"` // why its structure was not checked
 		Spooled   bool          `json:"spooled"`             // no store has it yet
+		Pinned    bool          `json:"pinned"`              // a pin needs it
+	}
+	listedPin struct {
+		Offset stream.Offset `json:"offset"`
+		Time   stream.Time   `json:"time"` // of the point
+		Note   string        `json:"note,omitempty"`
 	}
 	listedSegment struct {
 		From  stream.Offset `json:"from"`
@@ -122,10 +131,15 @@ func (a *app) list(ctx context.Context, source string, segments bool) error {
 func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSource, []error) {
 	s := listedSource{Name: c.Source, Timelines: []listedTimeline{}}
 	problems := c.Problems
-	for _, t := range c.Timelines {
+	held := retention.Holds(c)
+	for i, t := range c.Timelines {
 		l := listedTimeline{
 			Name: t.Timeline, Reason: t.Reason, Began: t.Began, Suspect: t.Suspect(), Parent: t.Parent, ReplID: t.ReplIDAt(t.End()),
 			Offset: t.Offset, Engine: t.Engine, Version: t.Version, Snapshots: []listedSnapshot{}, Events: append([]archive.Event{}, t.Events...),
+			Exempt: held[i].Exempt, Pins: []listedPin{},
+		}
+		for _, p := range t.Pins() {
+			l.Pins = append(l.Pins, listedPin{p.Offset, p.From, p.Note})
 		}
 		l.Ended = c.Ended(t)
 		for _, snapshot := range t.Snapshots {
@@ -135,6 +149,7 @@ func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSou
 			}
 			one := listedSnapshot{Offset: snapshot.Offset, Time: snapshot.Time, Bytes: info.Bytes, Method: info.Method, Stored: snapshot.Size,
 				Unchecked: info.Unchecked, Spooled: snapshot.Name == ""}
+			one.Pinned = slices.Contains(held[i].Pinned, archive.SnapshotName{Offset: snapshot.Offset, Time: snapshot.Time})
 			if info.Unchecked == "" && err == nil {
 				one.Keys = new(int64)
 				for _, n := range info.Keys {
@@ -257,6 +272,16 @@ func (a *app) printTimeline(t listedTimeline) error {
 	row("began", "%s, at offset %d; %s; %s in all", clock(t.Began.Go()), t.Offset, ended, size(t.Bytes))
 	if t.Parent != nil {
 		row("branch", "of %s, from offset %d on", t.Parent.Timeline, t.Parent.Offset)
+	}
+	if t.Exempt != "" {
+		row("exempt", "from retention: %s", t.Exempt)
+	}
+	for _, p := range t.Pins {
+		note := ""
+		if p.Note != "" {
+			note = ": " + p.Note
+		}
+		row("pin", "%s, offset %d%s", clock(p.Time.Go()), p.Offset, note)
 	}
 	for _, w := range t.Windows {
 		row("window", "%s to %s, offset %d to %d", clock(w.From.Time.Go()), clock(w.To.Time.Go()), w.From.Offset, w.To.Offset)

@@ -75,6 +75,10 @@ func (a *app) commands() []*cobra.Command {
 		a.listCommand(),
 		a.logCommand(),
 		a.restoreCommand(),
+		a.pinCommand(),
+		a.unpinCommand(),
+		a.releaseCommand(),
+		a.pruneCommand(),
 		a.copyCommand(),
 		a.verifyCommand(),
 		a.versionCommand(),
@@ -83,7 +87,7 @@ func (a *app) commands() []*cobra.Command {
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"serve", "prune", "export", "promote", "pin", "unpin", "release"}
+var laterCommands = []string{"serve", "export", "promote"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -107,7 +107,7 @@ func TestBrokenChains(t *testing.T) {
 		timelines []*Timeline
 		says      string
 	}{
-		"missing":                       {[]*Timeline{b}, "its parent a is missing"},
+		"missing":                       {[]*Timeline{branch(drawn("b", 10, segs{{10, 20}}), a)}, "its parent a is missing"},
 		"circle":                        {[]*Timeline{branch(drawn("a", 10, nil), b), b}, "its parent b descends from it"},
 		"itself":                        {[]*Timeline{branch(drawn("b", 10, nil), b)}, "its parent b descends from it"},
 		"before the parent's beginning": {[]*Timeline{a, branch(drawn("b", 3, nil), a)}, "leaves its parent, which begins at 5, at 3"},

@@ -31,6 +31,9 @@ func (e *KeptError) Error() string {
 // Hint says what to do about it.
 func (e *KeptError) Hint() string { return e.hint }
 
+// Locked tells when a lock ends, if it is one that does.
+func (e *KeptError) Locked() (until time.Time, ok bool) { return e.Until, !e.Until.IsZero() }
+
 // Is has it recognised as archive.ErrKept.
 func (e *KeptError) Is(target error) bool { return target == archive.ErrKept }
 
