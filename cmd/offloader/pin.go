@@ -203,6 +203,12 @@ func (a *app) printPin(r pinReport, what string) error {
 	return a.term.print("%s at %s, offset %d of timeline %s, %s", r.Source, clock(r.Time.Go()), r.Offset, r.Timeline, what)
 }
 
+// How often, and how many times, tell looks whether the store has a timeline: for five seconds.
+const (
+	lookEvery = 250 * time.Millisecond
+	lookTries = 20
+)
+
 // tell writes an event into the archive, such that it is the last of its timeline at its offset,
 // whatever clocks say.
 func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e archive.Event) error {
@@ -210,10 +216,22 @@ func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e
 		return fmt.Errorf("the timeline of %s is gone: try again", source)
 	}
 	name := t.TimelineInfo.Timeline
-	if _, err := archive.ReadTimeline(ctx, o.store, source, name); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("timeline %s is only in the spool yet, and what is said of it has to stand in the store: try again when that has it", name)
-	} else if err != nil {
-		return err
+	for tries := 1; ; tries++ { // a timeline that has just begun gets to the store in a moment
+		_, err := archive.ReadTimeline(ctx, o.store, source, name)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if tries == lookTries {
+			return fmt.Errorf("timeline %s is only in the spool yet, and what is said of it has to stand in the store: try again when that has it", name)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lookEvery):
+		}
 	}
 	for _, before := range t.Events {
 		if before.Offset == e.Offset || e.Kind == archive.EventRelease {
