@@ -29,9 +29,9 @@ type year struct {
 	pruned *memory
 	cur    *line
 	lines  []*line
-	heard  stream.Time // of the last byte
+	heard  stream.Time // the last byte of log, or, until there is log, the last snapshot
+	log    bool        // there is some
 	exempt map[string]bool
-	events int
 }
 
 func (y *year) begin(o stream.Offset, parent *line) {
@@ -46,6 +46,13 @@ func (y *year) begin(o stream.Offset, parent *line) {
 	y.now += minute
 }
 
+func (y *year) snapshot() {
+	y.cur.snapshot(y.end, y.now)
+	if !y.log {
+		y.heard = y.now
+	}
+}
+
 // write adds the log of some hours: small segments, of which some are compacted, and sometimes
 // one of them is missing.
 func (y *year) write(d stream.Time) {
@@ -55,13 +62,13 @@ func (y *year) write(d stream.Time) {
 		to, over := y.end+10, y.now+d/stream.Time(n)
 		if rapid.IntRange(0, 40).Draw(y.t, "hole") != 0 {
 			y.cur.segment(y.end, to, y.now, over-1)
-			y.heard = over - 1
+			y.heard, y.log = over-1, true
 		}
 		y.end, y.now = to, over
 	}
 	if rapid.IntRange(0, 3).Draw(y.t, "compacted") == 0 {
 		y.cur.segment(from, y.end, began, y.now-1)
-		y.heard = y.now - 1
+		y.heard, y.log = y.now-1, true
 	}
 }
 
@@ -71,7 +78,7 @@ func (y *year) step() {
 	case "log":
 		y.write(stream.Time(rapid.IntRange(1, 20).Draw(y.t, "hours")) * hour)
 	case "snapshot":
-		y.cur.snapshot(y.end, y.now)
+		y.snapshot()
 	case "outage":
 		from := y.now
 		y.now += stream.Time(rapid.IntRange(1, 300).Draw(y.t, "hours")) * hour
@@ -89,7 +96,7 @@ func (y *year) step() {
 	case "resync", "suspect":
 		suspect := rapid.IntRange(0, 3).Draw(y.t, "suspect") == 0
 		y.begin(stream.Offset(rapid.IntRange(0, 1000).Draw(y.t, "offset"))*10, nil)
-		y.cur.snapshot(y.end, y.now)
+		y.snapshot()
 		if suspect {
 			y.cur.say("suspect", y.end, y.now)
 		}
@@ -300,9 +307,12 @@ func TestAYear(t *testing.T) {
 			Hourly: few.Draw(t, "hourly"), Daily: few.Draw(t, "daily"), Weekly: few.Draw(t, "weekly"), Monthly: few.Draw(t, "monthly"), Minimum: few.Draw(t, "minimum"),
 		}
 		y.begin(0, nil)
-		y.cur.snapshot(0, y.now)
-		y.heard = y.now // until there is log
-		for end := at(rapid.SampledFrom([]float64{10, 10, 20, 20, 20, 30, 30, 60, 60, 365}).Draw(t, "days")); y.now < end; {
+		y.snapshot()
+		lengths := []float64{10, 10, 20, 20, 20, 30, 30, 60, 60, 365}
+		if raceEnabled {
+			lengths = append(slices.Repeat([]float64{5, 10, 15}, 8), 365)
+		}
+		for end := at(rapid.SampledFrom(lengths).Draw(t, "days")); y.now < end; {
 			for range rapid.IntRange(1, 20).Draw(t, "steps") {
 				y.step()
 			}
