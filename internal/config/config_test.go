@@ -86,7 +86,8 @@ func TestTheReferenceUncommented(t *testing.T) {
 	var lines []string
 	for line := range strings.Lines(string(text)) {
 		bare := strings.TrimSpace(line)
-		for _, field := range []string{"password_file:", "tls:", "  ca_file:", "  cert_file:", "  key_file:", "  server_name:", "announce:"} {
+		for _, field := range []string{"password_file:", "tls:", "  ca_file:", "  cert_file:", "  key_file:", "  server_name:", "announce:",
+			"retention:", "  window:", "  keep:", "    hourly:", "    daily:", "    weekly:", "    monthly:", "  minimum:"} {
 			if strings.HasPrefix(bare, "# "+field) {
 				line = strings.Replace(line, "# ", "", 1)
 			}
@@ -102,6 +103,8 @@ func TestTheReferenceUncommented(t *testing.T) {
 		Name: "cache", Address: "10.0.0.5:6379", Username: "offloader", Password: "pw", Announce: "203.0.113.7:16379",
 		TLS: &TLS{CAFile: dir + "/ca.pem", CertFile: dir + "/client.pem", KeyFile: dir + "/client.key", ServerName: "cache.internal"},
 	}, c.Sources[0])
+	require.Equal(t, &Retention{Window: Duration(7 * day), Keep: Keep{24, 7, 4, 12}, Minimum: 1}, c.Retention)
+	require.Equal(t, &Retention{Window: Duration(30 * day), Minimum: 1}, c.RetentionIn(c.Stores[0]))
 	tls, err := c.Sources[0].TLS.Config()
 	require.NoError(t, err)
 	require.Equal(t, "cache.internal", tls.ServerName)

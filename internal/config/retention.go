@@ -51,8 +51,8 @@ func (r *reader) retention(n node) *Retention {
 	if given == nil {
 		return nil
 	}
-	if !given["window"] && !given["keep"] {
-		r.fail(r.at(n), `"retention" says neither "window" nor "keep": say what is kept, like {window: 7d}`)
+	if len(given) == 0 {
+		r.fail(r.at(n), `"retention" says nothing: say what is kept, like {window: 7d}`)
 	}
 	return p
 }

@@ -29,8 +29,7 @@ func TestRetention(t *testing.T) {
 	require.Equal(t, &Retention{Window: DefaultWindow, Keep: Keep{Daily: 1}, Minimum: 1}, c.RetentionIn(c.Stores[0]), "the store's own")
 
 	for text, want := range map[string]string{
-		stores + "retention: {}":                              `f:3:12: "retention" says neither "window" nor "keep": say what is kept, like {window: 7d}`,
-		stores + "retention: {minimum: 3}":                    `f:3:12: "retention" says neither "window" nor "keep": say what is kept, like {window: 7d}`,
+		stores + "retention: {}":                              `f:3:12: "retention" says nothing: say what is kept, like {window: 7d}`,
 		stores + "retention: {window: 7}":                     `f:3:21: "7" is not a duration: say 10s, 1h30m or 7d`,
 		stores + "retention: {window: 7d, minimum: 0}":        `f:3:34: a minimum of 0 would let the last snapshot go: it is at least 1`,
 		stores + "retention: {keep: {}}":                      `f:3:19: "keep" keeps nothing: say how many, like {daily: 7, weekly: 4}, or leave it out`,

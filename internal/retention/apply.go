@@ -102,36 +102,46 @@ func Run(ctx context.Context, s Store, source string, p Policy, now stream.Time)
 			return r, fmt.Errorf("note what retention lets go: %w", err)
 		}
 	}
+	err = r.deleteAll(ctx, s, twice)
+	return r, err
+}
+
+// deleteAll deletes what goes, if it is among those that may.
+func (r *Result) deleteAll(ctx context.Context, s Store, may map[string]bool) error {
 	stuck := map[string]bool{} // timelines, and snapshots, of which something stays after all
-	for _, f := range d.Going {
+	for _, f := range r.Going {
 		base, _, _ := strings.Cut(strings.TrimSuffix(f.Name, ".json"), ".rdb") // of a snapshot's two files
 		small := f.Kind == Event || f.Kind == Timeline
-		if !twice[f.Name] || small && stuck[f.Timeline] || f.Kind == Snapshot && stuck[base] {
+		if !may[f.Name] || small && stuck[f.Timeline] || f.Kind == Snapshot && stuck[base] {
 			stuck[f.Timeline] = true
 			continue
 		}
 		if ctx.Err() != nil {
-			return r, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		err := s.Delete(ctx, f.Name)
-		switch {
-		case err == nil:
-			r.Deleted++
-			r.Freed += f.Size
-		case !r.keeps(f.Name, err):
-			return r, fmt.Errorf("delete what retention lets go: %w", err)
-		case r.Refused != nil:
-			return r, nil
-		default:
+		kept := len(r.Kept)
+		if err := r.delete(ctx, s, f); err != nil || r.Refused != nil {
+			return err
+		}
+		if len(r.Kept) > kept {
 			stuck[f.Timeline], stuck[base] = true, true
 		}
 	}
-	return r, nil
+	return nil
 }
 
-// keeps tells whether an error is the store's will. If there is nothing that it lets us delete,
-// and no lock that will end, it has Refused.
-func (r *Result) keeps(name string, err error) bool {
+func (r *Result) delete(ctx context.Context, s Store, f File) error {
+	if err := s.Delete(ctx, f.Name); err != nil {
+		return r.keep(f.Name, err)
+	}
+	r.Deleted++
+	r.Freed += f.Size
+	return nil
+}
+
+// keep notes a file that stays because the store wants it so; any other error comes back. If there
+// is nothing that the store lets us delete, and no lock that will end, it has Refused.
+func (r *Result) keep(name string, err error) error {
 	kept := Kept{Name: name, Why: err}
 	var lock interface {
 		Locked() (until time.Time, ok bool)
@@ -141,12 +151,12 @@ func (r *Result) keeps(name string, err error) bool {
 		kept.Until, ends = lock.Locked()
 	}
 	if !ends && !errors.Is(err, archive.ErrKept) && !errors.Is(err, fs.ErrPermission) {
-		return false
+		return fmt.Errorf("delete what retention lets go: %w", err)
 	}
 	r.Kept = append(r.Kept, kept)
 	locked := slices.ContainsFunc(r.Kept, func(k Kept) bool { return !k.Until.IsZero() })
 	if r.Deleted == 0 && !locked && (len(r.Kept) == enough || len(r.Kept) == len(r.Going)) {
 		r.Refused = err
 	}
-	return true
+	return nil
 }

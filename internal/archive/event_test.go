@@ -1,0 +1,60 @@
+package archive
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/stream"
+)
+
+func TestPinsAndReleases(t *testing.T) {
+	one := func(kind string, o stream.Offset, at stream.Time) Event {
+		return Event{Kind: kind, Offset: o, Time: at}
+	}
+	pinned := func(events ...Event) (at []stream.Offset) {
+		tl := &Timeline{Events: events}
+		tl.sort()
+		for _, p := range tl.Pins() {
+			at = append(at, p.Offset)
+		}
+		return at
+	}
+	require.Empty(t, pinned())
+	require.Equal(t, []stream.Offset{5, 7}, pinned(one(EventPin, 7, 3), one(EventPin, 5, 9), one(EventOutage, 5, 9)))
+	require.Empty(t, pinned(one(EventPin, 7, 3), one(EventUnpin, 7, 4)))
+	require.Equal(t, []stream.Offset{7}, pinned(one(EventPin, 7, 3), one(EventUnpin, 7, 4), one(EventPin, 7, 5)), "the last decides")
+	require.Equal(t, []stream.Offset{7}, pinned(one(EventPin, 7, 3), one(EventUnpin, 8, 4)), "at its offset")
+	require.Equal(t, []stream.Offset{7}, pinned(one(EventUnpin, 7, 4), one(EventPin, 7, 4)), "in doubt it stays")
+
+	tl := &Timeline{Events: []Event{one(EventSuspect, 0, 10), one(EventLost, 5, 20)}}
+	require.True(t, tl.Suspect())
+	require.Len(t, tl.Lost(), 1)
+	tl.Events = append(tl.Events, one(EventRelease, 9, 15))
+	require.False(t, tl.Suspect())
+	require.Len(t, tl.Lost(), 1, "it came later")
+	tl.Events = append(tl.Events, one(EventRelease, 9, 20))
+	require.Empty(t, tl.Lost())
+	require.False(t, (&Timeline{}).Suspect())
+}
+
+// A parent that retention has let go is no damage; one that is missing is.
+func TestABranchWhoseParentWasPruned(t *testing.T) {
+	parent := drawn("a", 0, segs{{0, 10}}, 0)
+	b := branch(drawn("b", 10, segs{{10, 20}, {20, 30}}, 20), parent)
+	c := &Catalog{Source: "cache", Timelines: []*Timeline{b}}
+	_, err := c.Windows(b)
+	require.ErrorContains(t, err, "its parent a is missing")
+
+	b.Events = []Event{{Kind: EventPruned, Offset: 10, To: 20, Time: 50}}
+	require.EqualValues(t, 20, b.Pruned())
+	windows, err := c.Windows(b)
+	require.NoError(t, err)
+	require.Equal(t, []Window{window(20, 30)}, windows)
+
+	b.Segments = b.Segments[1:]
+	b.Snapshots = append([]Snapshot{{Offset: 12, Time: when(12)}}, b.Snapshots...)
+	gaps, err := c.Gaps(b)
+	require.NoError(t, err)
+	require.Equal(t, []Gap{{pos(12), pos(20), "retention has let it go"}}, gaps)
+}
