@@ -16,6 +16,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/replay"
+	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -209,23 +210,37 @@ const (
 	lookTries = 20
 )
 
-// tell writes an event into the archive, such that it is the last of its timeline at its offset,
-// whatever clocks say.
+// tell writes an event into every store, such that it is the last of its timeline at its offset,
+// whatever clocks say. Each store has its own retention, and so must have the word that stops it.
 func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e archive.Event) error {
 	if t == nil {
 		return fmt.Errorf("the timeline of %s is gone: try again", source)
 	}
-	name := t.TimelineInfo.Timeline
+	for _, before := range t.Events {
+		if before.Offset == e.Offset || e.Kind == archive.EventRelease {
+			e.Time = max(e.Time, before.Time+1)
+		}
+	}
+	var errs []error
+	for _, st := range o.stores {
+		if err := tellStore(ctx, st, source, t.TimelineInfo.Timeline, e); err != nil {
+			errs = append(errs, fmt.Errorf("%s doesn't know of it: %w", st, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func tellStore(ctx context.Context, st store.Store, source, timeline string, e archive.Event) error {
 	for tries := 1; ; tries++ { // a timeline that has just begun gets to the store in a moment
-		_, err := archive.ReadTimeline(ctx, o.store, source, name)
+		_, err := archive.ReadTimeline(ctx, st, source, timeline)
 		if err == nil {
-			break
+			return archive.WriteEvent(ctx, st, source, timeline, e)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if tries == lookTries {
-			return fmt.Errorf("timeline %s is only in the spool yet, and what is said of it has to stand in the store: try again when that has it", name)
+			return fmt.Errorf("timeline %s is not in the store yet, and what is said of it has to stand there: try again when it is", timeline)
 		}
 		select {
 		case <-ctx.Done():
@@ -233,10 +248,4 @@ func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e
 		case <-time.After(lookEvery):
 		}
 	}
-	for _, before := range t.Events {
-		if before.Offset == e.Offset || e.Kind == archive.EventRelease {
-			e.Time = max(e.Time, before.Time+1)
-		}
-	}
-	return archive.WriteEvent(ctx, o.store, source, name, e)
 }

@@ -56,5 +56,5 @@ func TestABranchWhoseParentWasPruned(t *testing.T) {
 	b.Snapshots = append([]Snapshot{{Offset: 12, Time: when(12)}}, b.Snapshots...)
 	gaps, err := c.Gaps(b)
 	require.NoError(t, err)
-	require.Equal(t, []Gap{{pos(12), pos(20), "retention has let it go"}}, gaps)
+	require.Equal(t, []Gap{{From: pos(12), To: pos(20), Cause: "retention has let it go", Missing: true}}, gaps)
 }
