@@ -38,7 +38,7 @@ lint: setup $(LINT) ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l $(wildcard cmd internal test)); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt wants to change: $$unformatted" >&2; exit 1; fi
 	go vet ./...
-	$(LINT) run
+	$(LINT) run --allow-parallel-runners
 
 # Pinned, and kept out of go.mod: its graph is far larger than ours.
 $(LINT):

@@ -59,8 +59,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Logger: d.log}}
+	work := newJobs(d.log, f, stores, c.Spool.Path)
 	web := httpapi.New(httpapi.Options{
-		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Snapshot: f.snapshot, Logger: d.log,
+		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, Logger: d.log,
 	})
 	systemd := &notifier{log: d.log, sources: f.report}
 	d.log.Info("offloader has started", "version", build().Version, "pid", os.Getpid(), "sources", len(wanted),
@@ -70,6 +71,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	// These show how the sources drain, and end after them.
 	rest, end := context.WithCancel(context.WithoutCancel(alive))
 	f.apply(alive, wanted) // before anybody can ask: no sources would look as if all was well
+	f.replica(c)
+	work.apply(alive, c)
 	g.Go(func() error { defer end(); return f.run(alive) })
 	g.Go(func() error { return systemd.run(alive, rest) })
 	g.Go(func() error { return showProgress(rest, d.line, d.log, f.report) })
@@ -79,14 +82,15 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		return nil
 	})
-	g.Go(func() error { return d.reload(alive, f, systemd) })
+	g.Go(func() error { return d.reload(alive, f, work, systemd) })
 	err = g.Wait()
+	work.end()
 	d.log.Info("offloader has left")
 	return err
 }
 
 // reload reads the configuration again at each SIGHUP. One that is wrong changes nothing.
-func (d *daemon) reload(ctx context.Context, f *fleet, systemd *notifier) error {
+func (d *daemon) reload(ctx context.Context, f *fleet, work *jobs, systemd *notifier) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -112,6 +116,8 @@ func (d *daemon) reload(ctx context.Context, f *fleet, systemd *notifier) error 
 			d.needsRestart(c)
 			d.bound(len(wanted))
 			f.apply(ctx, wanted)
+			f.replica(c)
+			work.apply(ctx, c)
 		}
 		systemd.ready()
 	}

@@ -31,6 +31,7 @@ type fleet struct {
 	applying sync.Mutex // held while keepers are started and stopped
 	mu       sync.Mutex
 	keepers  []*keeper // in the order of the configuration
+	from     string    // the replica that snapshots are taken of, "" for the masters
 }
 
 // want is a source as the configuration has it.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/syncer"
 )
 
@@ -113,8 +114,18 @@ func (a *app) takeSnapshot(ctx context.Context, spool, source string) error {
 	return a.term.print("%s: snapshot at %s, offset %d; %s, after %s", taken.Source, clock(taken.Time.Go()), taken.Offset, stores, span(toDuration(taken.Took)))
 }
 
-// snapshot takes one of a source for the API, within the daemon.
+// replica takes note of whom snapshots are taken of.
+func (f *fleet) replica(c *config.Config) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.from = c.Snapshots.Address
+}
+
+// snapshot takes one of a source, within the daemon: for the API, and by the clock.
 func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, error) {
+	f.mu.Lock()
+	replica := f.from
+	f.mu.Unlock()
 	for _, k := range f.all() {
 		if k.want.Name != name {
 			continue
@@ -123,7 +134,13 @@ func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, er
 		k.mu.Lock()
 		src := k.source
 		k.mu.Unlock()
-		at, err := src.TakeSnapshot(ctx, nil)
+		method, from := source.MethodMaster, (*syncer.Options)(nil)
+		if replica != "" {
+			o := k.want.link() // a replica has its master's users
+			o.Address, o.Announce = replica, syncer.Announce{}
+			method, from = source.MethodReplica, &o
+		}
+		at, err := src.TakeSnapshot(ctx, from)
 		if err == nil {
 			err = src.Stored(ctx, at.Offset)
 		}
@@ -134,7 +151,7 @@ func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, er
 			return httpapi.Snapshot{}, err
 		}
 		st := src.Status(time.Now())
-		return httpapi.Snapshot{Source: name, Timeline: st.Timeline, Offset: at.Offset, Time: at.Time, Method: "master", Stores: len(st.Stores), Took: time.Since(began).Seconds()}, nil
+		return httpapi.Snapshot{Source: name, Timeline: st.Timeline, Offset: at.Offset, Time: at.Time, Method: method, Stores: len(st.Stores), Took: time.Since(began).Seconds()}, nil
 	}
 	return httpapi.Snapshot{}, httpapi.ErrNoSource
 }

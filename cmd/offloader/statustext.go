@@ -26,7 +26,36 @@ func (a *app) printStatus(r httpapi.Report, now time.Time) error {
 			return err
 		}
 	}
-	return nil
+	if len(r.Jobs) == 0 {
+		return nil
+	}
+	if err := a.term.print("%s", paint(a.term.colour, "1", "jobs")); err != nil {
+		return err
+	}
+	return a.term.table("  ", "", jobRows(r.Jobs, now))
+}
+
+// jobRows say of each job when it runs next, and how it went last.
+func jobRows(jobs []httpapi.Job, now time.Time) [][]cell {
+	var rows [][]cell
+	for _, j := range jobs {
+		next := "next " + moment(j.Next, now)
+		switch {
+		case j.Running != 0:
+			next = "running for " + span(now.Sub(j.Running.Go()))
+		case j.Next == 0:
+			next = "never"
+		}
+		last := cell{text: "has not run since the start"}
+		if j.Last != 0 {
+			last.text = fmt.Sprintf("last %s, took %s", moment(j.Last, now), span(toDuration(j.TookSeconds)))
+		}
+		if j.Error != "" {
+			last = cell{text: "failed " + moment(j.Last, now) + ": " + j.Error, colour: "31"}
+		}
+		rows = append(rows, []cell{{text: j.Name, colour: "2"}, {text: next}, last})
+	}
+	return rows
 }
 
 // restorable says which moments can be restored, and what would be lost if this host died now.

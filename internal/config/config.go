@@ -38,6 +38,7 @@ type Config struct {
 	HTTP    HTTP
 	Verify  Verify
 
+	Snapshots Snapshots
 	Retention *Retention // nil: nothing is ever deleted
 }
 
@@ -75,8 +76,8 @@ type Env func(name string) (string, bool)
 func Default() *Config {
 	return &Config{
 		Spool: Spool{Path: DefaultSpool, MaxSize: DefaultMaxSize, MinFree: DefaultMinFree},
-		Ack:   "local",
-		HTTP:  HTTP{Listen: DefaultListen},
+		Ack:   "local", Snapshots: Snapshots{Method: MethodMaster},
+		HTTP: HTTP{Listen: DefaultListen},
 	}
 }
 
@@ -155,7 +156,7 @@ func (r *reader) config(n node, c *Config) {
 			r.mapping(n, "http", []field{{"listen", func(n node) { r.value(n, &c.HTTP.Listen, listen) }}})
 		}},
 		{"encryption", nil},
-		{"snapshots", nil},
+		{"snapshots", func(n node) { r.snapshots(n, c) }},
 		{"exports", nil},
 		{"retention", func(n node) { c.Retention = r.retention(n) }},
 		{"verify", func(n node) { r.verify(n, &c.Verify) }},
@@ -170,6 +171,7 @@ func (r *reader) config(n node, c *Config) {
 		r.fail(r.at(n), "there is no \"stores\": name the place where the archive is kept")
 	}
 	r.apart(c)
+	r.oneReplica(c)
 }
 
 func (r *reader) sources(n node, c *Config) {

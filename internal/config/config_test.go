@@ -48,6 +48,8 @@ func TestTheLeastThereIs(t *testing.T) {
 		Stores:  []Store{{Type: "disk", Path: "/srv/archive"}},
 		Ack:     "local",
 		HTTP:    HTTP{Listen: "127.0.0.1:9390"},
+
+		Snapshots: Snapshots{Method: "master"},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
@@ -173,12 +175,16 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, retention, verify`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, retention, verify`}},
-		{"fields of later versions", good + "snapshots: {schedule: \"0 * * * *\"}\nexports: []\nencryption: {}\n", []string{
-			`7:1: "snapshots" is not in this version`,
-			`8:1: "exports" is not in this version`, `9:1: "encryption" is not in this version`,
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, snapshots, retention, verify`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, snapshots, retention, verify`}},
+		{"fields of later versions", good + "exports: []\nencryption: {}\n", []string{
+			`7:1: "exports" is not in this version`, `8:1: "encryption" is not in this version`,
 		}},
+		{"snapshots by merging", good + "snapshots: {method: merge}\n", []string{`7:21: "method: merge" is not in this version: say master or replica`}},
+		{"a method that isn't", good + "snapshots: {method: replcia}\n", []string{`7:21: "replcia" is no method: did you mean "replica"?`}},
+		{"a replica without address", good + "snapshots: {method: replica}\n", []string{`7:12: method replica needs the replica's "address"`}},
+		{"an address for the master", good + "snapshots: {address: a}\n", []string{`7:22: an "address" goes with method replica`}},
+		{"a snapshot's schedule", good + "snapshots: {schedule: hourly}\n", []string{`7:23: "hourly" is no schedule: it has 1 fields, a schedule has 5: minute, hour, day of the month, month, day of the week, like "0 4 * * *" for each day at 04:00`}},
 		{"a schedule that isn't", good + "verify: {schedule: \"0 4 * * 7\"}\n", []string{`7:20: "0 4 * * 7" is no schedule: its day of the week is "7": say 0 (Sunday) to 6, or SUN to SAT, a range like 1-5, a list like 1,3, or * with a step like */2`}},
 		{"a schedule in no zone", good + "verify:\n  schedule: TZ=Europe/Berln 0 4 * * *\n", []string{`8:13: "TZ=Europe/Berln 0 4 * * *" is no schedule: there is no time zone "Europe/Berln": say one like Europe/Berlin or UTC`}},
 		{"no schedule", good + "verify: {}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`}},

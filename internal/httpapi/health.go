@@ -35,6 +35,11 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	for _, src := range s.o.Sources(s.o.Now()) {
 		reasons = append(reasons, src.unready()...)
 	}
+	for _, j := range s.jobs() {
+		if j.Error != "" {
+			reasons = append(reasons, j.Name+": "+j.Error)
+		}
+	}
 	if len(reasons) > 0 {
 		answer(w, http.StatusServiceUnavailable, reasons...)
 		return

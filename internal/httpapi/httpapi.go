@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stream"
 )
 
 const (
@@ -45,6 +46,18 @@ const (
 type Report struct {
 	Version string   `json:"version"`
 	Sources []Source `json:"sources"`
+	Jobs    []Job    `json:"jobs"`
+}
+
+// Job is something that is done by the clock.
+type Job struct {
+	Name        string      `json:"name"`
+	Schedule    string      `json:"schedule"`
+	Next        stream.Time `json:"next"`    // when it begins next
+	Running     stream.Time `json:"running"` // since when it runs, null while it doesn't
+	Last        stream.Time `json:"last"`    // when the last run that has ended began, null: none did since the start
+	TookSeconds float64     `json:"took_seconds"`
+	Error       string      `json:"error"` // of the last run, "" when it went well
 }
 
 // Source is what is known of one source.
@@ -72,6 +85,7 @@ type Options struct {
 	}
 	Disks   []Disk
 	Metrics *Metrics
+	Jobs    func() []Job // nil: there are none
 	// Snapshot takes one of a source, and returns when every store has it; nil: it can't be asked for.
 	Snapshot func(ctx context.Context, source string) (Snapshot, error)
 	Logger   *slog.Logger     // nil: silent
@@ -161,12 +175,21 @@ func (s *Server) sample(ctx context.Context) {
 	}
 }
 
+// jobs are those of the daemon.
+func (s *Server) jobs() []Job {
+	if s.o.Jobs == nil {
+		return []Job{}
+	}
+	return s.o.Jobs()
+}
+
 // status is /api/v1/status.
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	report := Report{Version: s.o.Build.Version, Sources: s.o.Sources(s.o.Now())}
 	if report.Sources == nil {
 		report.Sources = []Source{}
 	}
+	report.Jobs = s.jobs()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	e := json.NewEncoder(w)

@@ -155,7 +155,7 @@ func TestStatusIsTheContract(t *testing.T) {
 
 	var back Report
 	require.NoError(t, json.Unmarshal([]byte(body), &back))
-	require.Equal(t, Report{"1.2.3", []Source{well("cache")}}, back)
+	require.Equal(t, Report{"1.2.3", []Source{well("cache")}, []Job{}}, back)
 
 	_, body = newRig().get("/api/v1/status")
 	require.Contains(t, body, `"sources": []`)

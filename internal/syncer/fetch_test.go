@@ -77,7 +77,8 @@ func TestFetchThatFails(t *testing.T) {
 	stopped := errors.New("told to stop")
 	err = Fetch(ctx, Options{Address: master.Addr()}, func(m Master, id stream.ReplID, at stream.Offset, size int64) (Incoming, error) {
 		cancel(stopped)
-		return got.FullSync(m, id, at, size)
+		in, err := got.FullSync(m, id, at, size)
+		return late{in, ctx}, err
 	})
 	require.ErrorIs(t, err, stopped)
 
@@ -90,3 +91,14 @@ func TestFetchThatFails(t *testing.T) {
 type crammed struct{ Incoming }
 
 func (crammed) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+// late is a disk that takes its time.
+type late struct {
+	Incoming
+	ctx context.Context
+}
+
+func (l late) Write([]byte) (int, error) {
+	<-l.ctx.Done()
+	return 0, l.ctx.Err()
+}

@@ -163,6 +163,21 @@ func (d *Daemon) ask() (s Status, err error) {
 	return s, err
 }
 
+// Get gets a page of its API.
+func (d *Daemon) Get(path string) string {
+	d.t.Helper()
+	answer, err := d.client.Get(d.url + path)
+	if err != nil {
+		d.t.Fatalf("%v", err)
+	}
+	body, err := io.ReadAll(answer.Body)
+	_ = answer.Body.Close()
+	if err != nil {
+		d.t.Fatalf("%v", err)
+	}
+	return string(body)
+}
+
 // Status is what it does now.
 func (d *Daemon) Status() Status {
 	d.t.Helper()

@@ -80,13 +80,25 @@ type Timeline struct {
 		Timeline string `json:"timeline"`
 		Offset   int64  `json:"offset"`
 	} `json:"parent"`
-	Events []struct {
-		Kind   string    `json:"kind"`
-		Offset int64     `json:"offset"`
-		Time   time.Time `json:"time"`
-		To     int64     `json:"to"`
-		Cause  string    `json:"cause"`
-	} `json:"events"`
+	Events []Event `json:"events"`
+}
+
+// Event is something that happened to a timeline.
+type Event struct {
+	Kind   string    `json:"kind"`
+	Offset int64     `json:"offset"`
+	Time   time.Time `json:"time"`
+	To     int64     `json:"to"`
+	Cause  string    `json:"cause"`
+}
+
+// Job is what `offloader status --json` says of something that is done by the clock.
+type Job struct {
+	Name     string     `json:"name"`
+	Schedule string     `json:"schedule"`
+	Next     *time.Time `json:"next"`
+	Last     *time.Time `json:"last"`
+	Error    string     `json:"error"`
 }
 
 // Entry is one of `offloader log --json`.

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/durable"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/retention"
+	"github.com/offloader/offloader/internal/schedule"
+	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/verify"
+)
+
+const (
+	// snapshotsAtOnce is how many forks a daemon asks for at a time, over all sources.
+	snapshotsAtOnce = 2
+	// pruneSchedule is when retention is applied: deletions are cheap, and a window of days need not
+	// end to the minute.
+	pruneSchedule = "@hourly"
+	// jitter keeps daemons with one configuration from working all at once.
+	jitter = 5 * time.Minute
+
+	snapshotDeadline = 6 * time.Hour
+	pruneDeadline    = time.Hour
+	verifyDeadline   = 24 * time.Hour
+
+	// jobsFile remembers in the spool when each job began last, so that one which was due while the
+	// daemon was down is made up for. It is a cache: without it, jobs wait until they are due.
+	jobsFile = ".jobs.json"
+)
+
+// jobs are what the daemon does by the clock: snapshots, retention, verification. They are those of
+// the configuration in force.
+type jobs struct {
+	log    *slog.Logger
+	fleet  *fleet
+	stores []source.StoreOptions
+	file   string // of jobsFile
+	seed   string
+
+	mu   sync.Mutex
+	loop *schedule.Loop
+	last map[string]time.Time // when each began
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func newJobs(log *slog.Logger, f *fleet, stores []source.StoreOptions, spool string) *jobs {
+	host, _ := os.Hostname() // only tells daemons apart
+	j := &jobs{log: log, fleet: f, stores: stores, file: filepath.Join(spool, jobsFile), seed: host + spool, last: map[string]time.Time{}}
+	if b, err := os.ReadFile(j.file); err == nil && json.Unmarshal(b, &j.last) != nil {
+		j.last = map[string]time.Time{}
+	}
+	return j
+}
+
+// apply begins with the jobs of a configuration, when those of the one before have ended.
+func (j *jobs) apply(ctx context.Context, c *config.Config) {
+	j.end()
+	ctx, stop := context.WithCancel(ctx)
+	loop, done := schedule.New(j.of(c), schedule.Options{Seed: j.seed, Logger: j.log}), make(chan struct{})
+	j.mu.Lock()
+	j.loop, j.stop, j.done = loop, stop, done
+	j.mu.Unlock()
+	go func() { // end waits for it
+		defer close(done)
+		loop.Run(ctx)
+	}()
+}
+
+// end ends all jobs.
+func (j *jobs) end() {
+	j.mu.Lock()
+	stop, done := j.stop, j.done
+	j.mu.Unlock()
+	if stop != nil {
+		stop()
+		<-done
+	}
+}
+
+// of are the jobs of a configuration.
+func (j *jobs) of(c *config.Config) []schedule.Job {
+	var all []schedule.Job
+	add := func(name string, s schedule.Schedule, deadline time.Duration, limit *schedule.Limit, do func(context.Context) error) {
+		j.mu.Lock()
+		last := j.last[name]
+		j.mu.Unlock()
+		all = append(all, schedule.Job{Name: name, Schedule: s, Last: last, Jitter: jitter, Deadline: deadline, Limit: limit,
+			Do: func(ctx context.Context) error { j.began(name, time.Now()); return do(ctx) }})
+	}
+	forks := schedule.NewLimit(snapshotsAtOnce)
+	hourly, err := schedule.Parse(pruneSchedule)
+	if err != nil {
+		j.log.Error("retention can't be scheduled", "error", err) // impossible: a test parses it
+	}
+	for _, s := range c.Sources {
+		if !c.Snapshots.Schedule.IsZero() {
+			add("snapshot of "+s.Name, c.Snapshots.Schedule, snapshotDeadline, forks, func(ctx context.Context) error {
+				_, err := j.fleet.snapshot(ctx, s.Name)
+				return err
+			})
+		}
+		for i, st := range c.Stores {
+			if p := c.RetentionIn(st); p != nil && i < len(j.stores) {
+				add("prune "+s.Name+" in "+j.stores[i].Store.String(), hourly, pruneDeadline, nil, func(ctx context.Context) error {
+					return j.prune(ctx, j.stores[i].Store, s.Name, policy(p))
+				})
+			}
+		}
+	}
+	if !c.Verify.Schedule.IsZero() {
+		for _, st := range j.stores {
+			add("verify "+st.Store.String(), c.Verify.Schedule, verifyDeadline, nil, func(ctx context.Context) error { return j.verify(ctx, st.Store) })
+		}
+	}
+	return all
+}
+
+// began keeps when a job began.
+func (j *jobs) began(name string, now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.last[name] = now
+	b, err := json.Marshal(j.last)
+	if err == nil {
+		err = durable.WriteFile(j.file, append(b, '\n'))
+	}
+	if err != nil {
+		j.log.Warn("when a job ran won't survive a restart", "job", name, "error", err)
+	}
+}
+
+func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retention.Policy) error {
+	r, err := retention.Run(ctx, st, name, p, stream.TimeOf(time.Now()))
+	if r != nil && r.Refused != nil {
+		// An archiver that may not delete is as good as one: retention is somebody else's job.
+		j.log.Info("the store lets us delete nothing: retention is left to others", "source", name, "store", st.String(), "error", r.Refused)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, k := range r.Kept {
+		j.log.Info("a file that retention would let go is kept by the store", "store", st.String(), "file", k.Name, "why", k.Why)
+	}
+	if r.Deleted > 0 {
+		j.log.Info("retention has let go of what it doesn't keep", "source", name, "store", st.String(), "files", r.Deleted, "bytes", r.Freed)
+	}
+	return nil
+}
+
+func (j *jobs) verify(ctx context.Context, st source.Store) error {
+	r, err := verify.Run(ctx, verify.Options{Files: st, Note: st})
+	var empty *verify.EmptyError
+	if errors.As(err, &empty) {
+		return nil // nothing is stored yet
+	}
+	if r != nil {
+		for _, f := range r.Findings {
+			j.log.Error("the archive is damaged", "store", st.String(), "source", f.Source, "file", f.File, "what", f.What, "costs", f.Cost)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", st, err)
+	}
+	j.log.Info("the archive was verified: all is as it was written", "store", st.String(), "files", r.Files, "bytes", r.Bytes, "took", r.Took())
+	return nil
+}
+
+// status is how the jobs stand, for the API.
+func (j *jobs) status() []httpapi.Job {
+	j.mu.Lock()
+	loop := j.loop
+	j.mu.Unlock()
+	list := []httpapi.Job{}
+	if loop == nil {
+		return list
+	}
+	for _, s := range loop.Status() {
+		one := httpapi.Job{Name: s.Name, Schedule: s.Schedule, Next: timeOf(s.Next), Running: timeOf(s.Running)}
+		if s.Last != nil {
+			one.Last, one.TookSeconds = timeOf(s.Last.Began), s.Last.Took.Seconds()
+			if s.Last.Err != nil {
+				one.Error = s.Last.Err.Error()
+			}
+		}
+		if s.Overdue {
+			one.Error = "it was told to end, and hasn't ended yet"
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
+func timeOf(t time.Time) stream.Time {
+	if t.IsZero() {
+		return 0
+	}
+	return stream.TimeOf(t)
+}
