@@ -139,7 +139,11 @@ func (o *opened) sources(ctx context.Context) ([]string, error) {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	if len(names) > 0 && !slices.ContainsFunc(names, isNoTimeline) {
-		return nil, usagef("the archive is the folder above it", "%s is the folder of one source, not of an archive", o)
+		way := "the archive is the folder above it"
+		if len(o.folders) == 1 {
+			way += ": --archive " + filepath.Dir(o.folders[0])
+		}
+		return nil, usagef(way, "%s is the folder of one source, not of an archive", o)
 	}
 	return names, nil
 }

@@ -269,13 +269,16 @@ func (c *Catalog) Add(t *Timeline) {
 		c.Timelines = append(c.Timelines, have)
 		slices.SortFunc(c.Timelines, byBirth)
 	}
-	events := map[EventName]bool{}
-	for _, e := range have.Events {
-		events[EventName{e.Offset, e.Time, e.Kind}] = true
+	events := map[EventName]int{}
+	for i, e := range have.Events {
+		events[EventName{e.Offset, e.Time, e.Kind}] = i
 	}
 	for _, e := range t.Events {
-		if !events[EventName{e.Offset, e.Time, e.Kind}] {
+		switch i, known := events[EventName{e.Offset, e.Time, e.Kind}]; {
+		case !known:
 			have.Events = append(have.Events, e)
+		case have.Events[i].Damage != nil: // here it may be whole
+			have.Events[i] = e
 		}
 	}
 	snapshots := map[SnapshotName]bool{}

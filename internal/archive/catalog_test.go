@@ -3,6 +3,7 @@ package archive_test
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -193,8 +194,9 @@ func TestCatalogsUnite(t *testing.T) {
 	snap := func(at stream.Offset, name string) archive.Snapshot {
 		return archive.Snapshot{Offset: at, Time: begin, Name: name}
 	}
-	event := archive.Event{Kind: archive.EventEnded, Offset: 5, Time: begin}
-	stored := &archive.Timeline{TimelineInfo: info(0), Events: []archive.Event{event}, Snapshots: []archive.Snapshot{snap(0, "s0")}, Segments: []archive.Segment{seg(0, 10, "a"), seg(10, 20, "b")}}
+	event := archive.Event{Kind: archive.EventEnded, Offset: 5, Time: begin, Cause: "x"}
+	torn := archive.Event{Kind: archive.EventEnded, Offset: 5, Time: begin, Damage: io.EOF}
+	stored := &archive.Timeline{TimelineInfo: info(0), Events: []archive.Event{torn}, Snapshots: []archive.Snapshot{snap(0, "s0")}, Segments: []archive.Segment{seg(0, 10, "a"), seg(10, 20, "b")}}
 	spooled := &archive.Timeline{TimelineInfo: info(0), Events: []archive.Event{event, {Kind: archive.EventClock, Offset: 1}},
 		Snapshots: []archive.Snapshot{snap(0, ""), snap(15, "")}, Segments: []archive.Segment{seg(5, 30, ""), seg(10, 20, "b")}}
 	younger := &archive.Timeline{TimelineInfo: info(7)}

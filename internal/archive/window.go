@@ -2,8 +2,10 @@ package archive
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -80,13 +82,10 @@ func (c *Catalog) Ended(t *Timeline) stream.Time {
 // Losses are those of the Problems that may have held snapshots or bytes of the stream. An event
 // that can't be read held neither.
 func (c *Catalog) Losses() []error {
-	events := map[error]bool{}
-	for _, t := range c.Timelines {
-		for _, e := range t.Events {
-			events[e.Damage] = true
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(c.Problems), func(err error) bool { return events[err] })
+	return slices.DeleteFunc(slices.Clone(c.Problems), func(err error) bool {
+		var damage *DamageError
+		return errors.As(err, &damage) && strings.Contains(damage.Name, "/"+eventDir)
+	})
 }
 
 // Chain is t with its parents, the root first, each up to where the next branches off. A parent

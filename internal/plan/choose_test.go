@@ -77,7 +77,7 @@ func TestChooseAndPlan(t *testing.T) {
 	family := catalog(parent, child)
 	other := timeline("b", id('b'), 150, only(snap(150, 100)), seg(150, 250, 100, 110))
 	suspect := with(timeline("s", id('c'), 0, only(snap(0, 300)), seg(0, 150, 300, 310)), archive.Event{Kind: "suspect", Time: 300 * second})
-	torn := &archive.DamageError{Name: "events/x", What: "it is not the JSON that belongs there"}
+	torn := &archive.DamageError{Name: "cache/a/events/x", What: "it is not the JSON that belongs there"}
 	unread := with(plain(), archive.Event{Kind: archive.EventOutage, Offset: 300, Time: 35 * second, Damage: torn}, archive.Event{Kind: "verified", Offset: 300, Time: 36 * second, Damage: torn})
 	renamed := with(plain(), archive.Event{Kind: archive.EventReplID, Offset: 150, Time: 15 * second, Damage: torn})
 	unreadCatalog := catalog(unread)
@@ -125,12 +125,12 @@ func TestChooseAndPlan(t *testing.T) {
 		{"its last moment is known", catalog(down), Request{Point: at(25)}, "a@300: 300 search [100,300)", "", ""},
 		{"offsets in it stay", catalog(down), Request{Point: offset(200)}, "a@200: 100 [100,200) search [100,300)", "", ""},
 		{"perhaps in an outage", catalog(unread), Request{Point: at(33)}, "",
-			"cache can't be restored to 1970-01-01T00:00:33.000Z for sure: events/x is damaged", "times up to 1970-01-01T00:00:30.000Z and from 1970-01-01T00:00:35.000Z on, and all offsets"},
+			"cache can't be restored to 1970-01-01T00:00:33.000Z for sure: cache/a/events/x is damaged", "times up to 1970-01-01T00:00:30.000Z and from 1970-01-01T00:00:35.000Z on, and all offsets"},
 		{"before it", catalog(unread), Request{Point: at(30)}, "a@300: 300", "", ""},
 		{"behind it", catalog(unread), Request{Point: at(35)}, "a@400: 300 [300,400) search [300,400)", "", ""},
 		{"an offset in it", catalog(unread), Request{Point: offset(350)}, "a@350: 300 [300,350) search [300,400)", "", ""},
 		{"an event that can't be read held no time", unreadCatalog, Request{Point: at(200)}, "", "it is 2m40s after the last byte held", "(1970-01-01T00:00:40.000Z)"},
-		{"perhaps the same history", catalog(renamed, other), Request{Point: offset(200)}, "", "cache can't be restored to offset 200 for sure: events/x", "choose one: --timeline a or --timeline b"},
+		{"perhaps the same history", catalog(renamed, other), Request{Point: offset(200)}, "", "cache can't be restored to offset 200 for sure: cache/a/events/x", "choose one: --timeline a or --timeline b"},
 		{"one of them by name", catalog(renamed, other), Request{Point: offset(200), Timeline: "a"}, "a@200: 100 [100,200) search [100,300)", "", ""},
 		{"nobody else has it", catalog(renamed), Request{Point: offset(200)}, "a@200: 100 [100,200) search [100,300)", "", ""},
 		{"now is no outage", catalog(down), Request{Point: at(22), Now: 22 * second}, "a@400: 300 [300,400)", "", ""},
