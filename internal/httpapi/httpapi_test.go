@@ -408,3 +408,14 @@ func TestConnectionsAreBounded(t *testing.T) {
 	_, err = net.Dial("tcp", l.Addr().String())
 	require.True(t, errors.Is(err, syscall.ECONNREFUSED))
 }
+
+// A job that failed is no readiness: a backup that isn't taken must not look like one.
+func TestAFailedJobIsToldByReadyz(t *testing.T) {
+	r := newRig(well("cache"))
+	code, _ := r.get("/readyz")
+	require.Equal(t, 200, code)
+	r.o.Jobs = func() []Job { return []Job{{Name: "verify /srv"}, {Name: "snapshot of cache", Error: "the disk is full"}} }
+	code, body := r.get("/readyz")
+	require.Equal(t, 503, code)
+	require.Equal(t, "snapshot of cache: the disk is full\n", body)
+}
