@@ -52,7 +52,7 @@ fuzz: ## every Fuzz function for FUZZTIME (10s) each; RUN=FuzzWalk narrows it
 torture: setup engines s3servers ## the crash and cut tests with their full counts; takes hours
 	@OFFLOADER_TORTURE=1 scripts/test -timeout 24h $(if $(RUN),-run '$(RUN)')
 
-bench: engines ## measure against real engines (DIR=where SIZE=how much)
+bench: engines s3servers ## measure against real engines (DIR=where SIZE=how much)
 	go run ./test/bench $(if $(DIR),-dir '$(DIR)') $(if $(SIZE),-size '$(SIZE)')
 
 demo: ## lose a dataset and get it back, in half a minute (ENGINE=valkey9.1 takes another engine)

@@ -13,6 +13,7 @@
 //	wait.go     SET and WAIT against the disk's fdatasync, on a quiet daemon and a busy one
 //	rdb.go      the RDB walk against redis-check-rdb, the full sync against redis-cli --rdb
 //	restore.go  restore against a copy, and both up to an engine that answers
+//	upload.go   a snapshot to S3 against the SDK's own uploader, on two servers
 //
 // The daemon is the real one, built from this tree, and is asked through its own status.
 package main
@@ -46,6 +47,7 @@ var measures = []struct {
 	{"walk", (*bench).walk},
 	{"fullsync", (*bench).fullSync},
 	{"restore", (*bench).restore},
+	{"upload", (*bench).upload},
 }
 
 func main() {
