@@ -82,7 +82,6 @@ func (s *S3) failed(op, name string, patience time.Duration, err error) error {
 	var refused *net.OpError
 	var noHost *net.DNSError
 	var untrusted *tls.CertificateVerificationError
-	var corrupt *corruptError
 	var nobody *credentialsError
 	where := s.o.Endpoint
 	if where == "" {
@@ -98,8 +97,6 @@ func (s *S3) failed(op, name string, patience time.Duration, err error) error {
 		if s.o.RoleARN != "" {
 			e.what, e.hint = "the role "+s.o.RoleARN+" can't be taken on: "+last(err), "may these credentials call sts:AssumeRole for it?"
 		}
-	case errors.As(err, &corrupt):
-		e.what, e.hint = corrupt.Error(), "the service has damaged it: take it from another store, or the service's own copy"
 	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded):
 		e.what, e.hint = fmt.Sprintf("%s has not answered within %s", where, patience), "does the service hang, or does a firewall swallow what is sent?"
 	case errors.As(err, &noHost):

@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/offloader/offloader/internal/archive"
 )
 
 const (
@@ -21,7 +23,8 @@ const (
 
 // Open implements Store. The object's bytes arrive as they are read; a connection that breaks or
 // goes silent is replaced by one for the rest of the same object. What is read to its end has the
-// length that the service said first, and its checksum, if it came over one connection.
+// length that the service said first, and its checksum, if it came over one connection; else it is
+// an archive.DamageError.
 func (s *S3) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -45,7 +48,7 @@ type s3Reader struct {
 	etag   *string
 	at     int64
 	size   int64
-	mark   int64 // at, when resumed was zero
+	mark   int64 // at, when resume was zero
 	resume int   // how often it was asked again since mark
 
 	pending error // came with the last bytes
@@ -131,7 +134,7 @@ func (r *s3Reader) again(err error) error {
 	case r.ctx.Err() != nil:
 		return context.Cause(r.ctx)
 	case r.at >= r.size: // all is there, and something is wrong with it
-		return r.s.failed("read", r.name, 0, &corruptError{err})
+		return &archive.DamageError{Name: r.name, What: "the bucket gives other bytes than were put", Err: fmt.Errorf("archive %s: %w", r.s, err)}
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -160,9 +163,3 @@ func (r *s3Reader) Close() error {
 	}
 	return nil
 }
-
-// corruptError says that an object isn't what was put.
-type corruptError struct{ err error }
-
-func (e *corruptError) Error() string { return "it is not what was stored: " + e.err.Error() }
-func (e *corruptError) Unwrap() error { return e.err }

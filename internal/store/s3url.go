@@ -17,8 +17,12 @@ const (
 // ParseS3 reads s3://bucket/prefix?endpoint=…&region=…&path-style=true, as String writes it.
 // Credentials are not part of it: they come from the environment.
 func ParseS3(rawURL string) (S3Options, error) {
+	shown := rawURL
+	if strings.Contains(rawURL, "@") {
+		shown = "s3://…" // it may hold a key
+	}
 	fail := func(format string, args ...any) (S3Options, error) {
-		return S3Options{}, &URLError{rawURL, fmt.Sprintf(format, args...)}
+		return S3Options{}, &URLError{shown, fmt.Sprintf(format, args...)}
 	}
 	u, err := url.Parse(rawURL)
 	switch {
@@ -27,7 +31,7 @@ func ParseS3(rawURL string) (S3Options, error) {
 	case u.Scheme != "s3":
 		return fail("it is no s3:// URL")
 	case u.User != nil:
-		return S3Options{}, &URLError{"s3://…", "keys don't belong into a URL, where everybody can read them: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in a configuration"}
+		return fail("keys don't belong into a URL, where everybody can read them: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in a configuration")
 	case u.Host == "":
 		return fail("it names no bucket: say s3://bucket/prefix")
 	case u.Port() != "":
