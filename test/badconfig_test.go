@@ -78,7 +78,7 @@ func TestBadInputConfiguration(t *testing.T) {
 func TestBadInputLaterCommands(t *testing.T) {
 	help := blackbox.Run(t, "help")
 	require.Equal(t, 0, help.Code)
-	for _, command := range []string{"serve", "prune", "export", "promote", "pin", "unpin", "release"} {
+	for _, command := range []string{"serve", "export", "promote"} {
 		for _, args := range [][]string{{command}, {command, "--help"}, {command, "--config", "x"}, {command, "--what", "ever"}, {command, "x", "y"}, {"help", command}} {
 			r := blackbox.Run(t, args...)
 			require.Equal(t, 2, r.Code, "%s", r)
@@ -87,7 +87,7 @@ func TestBadInputLaterCommands(t *testing.T) {
 		}
 		require.NotRegexp(t, `(?m)^\s+`+command+`\b`, help.Stdout)
 	}
-	for _, command := range []string{"run", "check", "status", "list", "log", "restore", "version", "completion"} {
+	for _, command := range []string{"run", "check", "status", "snapshot", "list", "log", "restore", "copy", "verify", "prune", "pin", "unpin", "release", "version", "completion"} {
 		require.Regexp(t, `(?m)^\s+`+command+`\b`, help.Stdout)
 		r := blackbox.Run(t, command, "--help")
 		require.Equal(t, 0, r.Code, "%s", r)

@@ -71,7 +71,10 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 			o.folders = append(o.folders, where.Path)
 		}
 	}
-	return o, o.miss(len(o.stores), errs)
+	if err := o.miss(len(o.stores), errs); err != nil {
+		return nil, err
+	}
+	return o, nil
 }
 
 // miss tells of stores that don't answer. As long as one does, that is no failure: what it has can be

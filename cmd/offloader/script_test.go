@@ -125,6 +125,8 @@ func makeSample(t *testing.T, kind enginetest.Kind) sample {
 	}
 	now := func() stream.Offset { return stream.Offset(master.Offset()) }
 	reached(now)
+	master.Do("SET", "key:0", "value") // as before: so that there is a segment before begin
+	reached(now)
 	s := sample{archive: dir, begin: now()}
 	tx := master.Client().TxPipeline()
 	tx.Set(t.Context(), "user:17", "alice", 0)
