@@ -47,6 +47,7 @@ retention: {window: 1s}`, master.Addr()))
 		first := timelines[0].Name
 
 		d.Do("prune")
+		d.Do("verify") // what is missing has a reason
 		old.equals(t, kind, d.Restore(append(old.byOffset(), "--timeline", first)...))
 		young.equals(t, kind, d.Restore(young.byTime()...))
 		require.Contains(t, d.Do("list"), ": before the end\n")
@@ -66,6 +67,7 @@ retention: {window: 1s}`, master.Addr()))
 		last.equals(t, kind, d.Restore(last.byOffset()...))
 		require.Zero(t, d.Source("cache").FullResyncs)
 		require.Contains(t, d.Do("prune"), "deleted: 0 files")
+		d.Do("verify")
 	})
 }
 
