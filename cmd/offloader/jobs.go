@@ -143,13 +143,11 @@ func (j *jobs) began(name string, now time.Time) {
 
 func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retention.Policy) error {
 	r, err := retention.Run(ctx, st, name, p, stream.TimeOf(time.Now()))
-	if r != nil && r.Refused != nil {
-		// An archiver that may not delete is as good as one: retention is somebody else's job.
-		j.log.Info("the store lets us delete nothing: retention is left to others", "source", name, "store", st.String(), "error", r.Refused)
-		return nil
-	}
 	if err != nil {
 		return err
+	}
+	if r.Refused != nil { // an archiver that may not delete is as good as one
+		j.log.Info("the store lets us delete nothing: retention is left to others", "source", name, "store", st.String(), "error", r.Refused)
 	}
 	for _, k := range r.Kept {
 		j.log.Info("a file that retention would let go is kept by the store", "store", st.String(), "file", k.Name, "why", k.Why)

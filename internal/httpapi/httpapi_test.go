@@ -414,7 +414,9 @@ func TestAFailedJobIsToldByReadyz(t *testing.T) {
 	r := newRig(well("cache"))
 	code, _ := r.get("/readyz")
 	require.Equal(t, 200, code)
-	r.o.Jobs = func() []Job { return []Job{{Name: "verify /srv"}, {Name: "snapshot of cache", Error: "the disk is full"}} }
+	r.o.Jobs = func() []Job {
+		return []Job{{Name: "verify /srv"}, {Name: "snapshot of cache", Error: "the disk is full"}}
+	}
 	code, body := r.get("/readyz")
 	require.Equal(t, 503, code)
 	require.Equal(t, "snapshot of cache: the disk is full\n", body)
