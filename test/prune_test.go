@@ -51,6 +51,7 @@ retention: {window: 1s}`, master.Addr()))
 		old.equals(t, kind, d.Restore(append(old.byOffset(), "--timeline", first)...))
 		young.equals(t, kind, d.Restore(young.byTime()...))
 		require.Contains(t, d.Do("list"), ": before the end\n")
+		d.Do("verify")
 
 		d.Do("unpin", "--offset", fmt.Sprint(old.offset))
 		require.Contains(t, d.Do("prune", "--dry-run"), "nothing is left of the timeline")
@@ -59,6 +60,8 @@ retention: {window: 1s}`, master.Addr()))
 		require.Equal(t, 3, d.Run("restore", "--at", stamp(old.at), "--dry-run").Code)
 		require.Len(t, d.Timelines("cache"), 1)
 		young.equals(t, kind, d.Restore(young.byTime()...))
+
+		d.Do("verify")
 
 		d.Kill()
 		d.Restart()

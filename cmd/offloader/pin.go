@@ -210,8 +210,9 @@ const (
 	lookTries = 20
 )
 
-// tell writes an event into every store, such that it is the last of its timeline at its offset,
-// whatever clocks say. Each store has its own retention, and so must have the word that stops it.
+// tell writes an event into every store that has the timeline, such that it is the last at its
+// offset, whatever clocks say. Each store has its own retention, and so must have the word that
+// stops it; one that has let go of the timeline needs none.
 func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e archive.Event) error {
 	if t == nil {
 		return fmt.Errorf("the timeline of %s is gone: try again", source)
@@ -221,26 +222,36 @@ func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e
 			e.Time = max(e.Time, before.Time+1)
 		}
 	}
-	var errs []error
-	for _, st := range o.stores {
-		if err := tellStore(ctx, st, source, t.TimelineInfo.Timeline, e); err != nil {
-			errs = append(errs, fmt.Errorf("%s doesn't know of it: %w", st, err))
+	timeline := t.TimelineInfo.Timeline
+	waiting := o.stores
+	for tries := 1; ; tries++ { // a timeline that has just begun gets to the stores in a moment
+		var absent []store.Store
+		var errs []error
+		for _, st := range waiting {
+			_, err := archive.ReadTimeline(ctx, st, source, timeline)
+			if errors.Is(err, fs.ErrNotExist) {
+				absent = append(absent, st)
+				continue
+			}
+			if err == nil {
+				err = archive.WriteEvent(ctx, st, source, timeline, e)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s doesn't know of it: %w", st, err))
+			}
 		}
-	}
-	return errors.Join(errs...)
-}
-
-func tellStore(ctx context.Context, st store.Store, source, timeline string, e archive.Event) error {
-	for tries := 1; ; tries++ { // a timeline that has just begun gets to the store in a moment
-		_, err := archive.ReadTimeline(ctx, st, source, timeline)
-		if err == nil {
-			return archive.WriteEvent(ctx, st, source, timeline, e)
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if tries == lookTries {
-			return fmt.Errorf("timeline %s is not in the store yet, and what is said of it has to stand there: try again when it is", timeline)
+		waiting = absent
+		switch {
+		case len(errs) > 0 || len(waiting) == 0:
+			return errors.Join(errs...)
+		case tries < lookTries:
+		case len(waiting) == len(o.stores):
+			return fmt.Errorf("timeline %s is in no store yet, and what is said of it has to stand there: try again when it is", timeline)
+		default:
+			for _, st := range waiting {
+				o.say("offloader: warning: %s has nothing of timeline %s, and wasn't told", st, timeline)
+			}
+			return nil
 		}
 		select {
 		case <-ctx.Done():

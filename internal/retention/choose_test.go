@@ -189,7 +189,7 @@ func TestWhatGoesAndWhatStays(t *testing.T) {
 func TestReadersAreToldWhatRetentionDid(t *testing.T) {
 	m := newMemory()
 	l := newLine(t, m, at(0), 0, "s", nil).snapshot(0, at(0)).days(0, 9).say("ended", 10000, at(10)).say("suspect", 0, at(0)).say("release", 0, at(1))
-	b := newLine(t, m, at(10), 10000, "s", l).event(archive.Event{Kind: archive.EventOutage, Offset: 10000, From: at(10), Time: at(10.1)}).days(10, 29)
+	b := newLine(t, m, at(10), 10000, "s", l).say(archive.EventVerified, 11000, at(11)).say(archive.EventVerified, 12000, at(12)).event(archive.Event{Kind: archive.EventOutage, Offset: 10000, From: at(10), Time: at(10.1)}).days(10, 29)
 	_, err := Run(t.Context(), m, "cache", Policy{Window: week, Daily: 1, Monthly: 1}, at(30))
 	require.NoError(t, err)
 	for name := range m.files {
@@ -201,7 +201,7 @@ func TestReadersAreToldWhatRetentionDid(t *testing.T) {
 	cat := load(t, m)
 	require.Equal(t, "27500 28500 29500 [[27500,30000)]", left(t, m))
 	require.EqualValues(t, 27500, cat.Timelines[0].Pruned())
-	require.Len(t, cat.Timelines[0].Events, 1, "one says it all")
+	require.Len(t, cat.Timelines[0].Events, 2, "of what retention did one says it all, and of what was verified")
 
 	b.snapshot(12500, at(12.5)) // a copy that was put back by hand
 	gaps, err := load(t, m).Gaps(cat.Timelines[0])

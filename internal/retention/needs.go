@@ -169,7 +169,7 @@ func (n *needs) hold() {
 		}
 	}
 	for i, t := range n.cat.Timelines {
-		ended := slices.ContainsFunc(t.Events, func(e archive.Event) bool { return e.Kind == archive.EventEnded })
+		ended := n.cat.Ended(t) != 0
 		holds := len(t.Snapshots)+len(t.Segments) > 0
 		if i == len(n.cat.Timelines)-1 || t == last || holds && !ended && newest[t.Spool] == t {
 			n.since(n.chain(t), stream.Range{From: forever, To: forever}, "the newest snapshot and what came since", nil)
