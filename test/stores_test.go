@@ -39,6 +39,7 @@ func away(t *testing.T, dir string) (back func()) {
 // A store that is away, for longer than the spool can hold, is felt neither by the link nor by the
 // other store; when it is back it gets what it lacks from there, and by itself restores every moment.
 func TestAStoreThatIsAway(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	dir := t.TempDir()
@@ -52,6 +53,7 @@ func TestAStoreThatIsAway(t *testing.T) {
 	for i := range 4000 { // 40 MB; the spool holds 16
 		master.Do("SET", fmt.Sprint("key:", i%100), value+fmt.Sprint(i))
 		if i%50 == 0 { // no faster than the other store can take it
+			require.EqualValues(t, 1, master.Do("WAIT", 1, 10_000))
 			d.Until("cache", "not full", func(s blackbox.SourceStatus) bool { return s.Spool.Bytes < 15<<20 })
 		}
 	}
@@ -88,6 +90,7 @@ func TestAStoreThatIsAway(t *testing.T) {
 // was acknowledged is there when the daemon's host, spool and all, is gone.
 func TestAckStore(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel() // it waits most of the time
 		master := enginetest.Start(t, kind)
 		dir := t.TempDir()
 		d := blackbox.StartWith(t, dir, twoStores(master, "store"))

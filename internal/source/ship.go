@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -214,18 +215,23 @@ func (s *Source) settleName(n int, t *spool.Timeline, before archive.TimelineInf
 
 // claim makes the timeline exist in the store. It fails with fs.ErrExist where another spool has
 // taken its name. What this one wrote before, in other words perhaps, stays. A store that is new
-// lacks what the spool has let go of; that is kept first.
+// lacks what the spool has let go of; that is kept first. A listing tells that it is new: a disk that
+// is not mounted knows no file either.
 func (sh *shipper) claim(ctx context.Context, t *spool.Timeline, info archive.TimelineInfo) error {
-	there, err := archive.ReadTimeline(ctx, sh.store, info.Source, info.Timeline)
-	if errors.Is(err, fs.ErrNotExist) {
+	entries, err := sh.store.List(ctx, path.Join(info.Source, info.Timeline))
+	if err != nil {
+		return err
+	}
+	name := info.Path(archive.TimelineFile)
+	if !slices.ContainsFunc(entries, func(e archive.Entry) bool { return e.Name == name }) {
 		if err := sh.s.isNew(sh.n, t); err != nil {
 			return err
 		}
 		if err := archive.WriteTimeline(ctx, sh.store, info); !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		there, err = archive.ReadTimeline(ctx, sh.store, info.Source, info.Timeline)
 	}
+	there, err := archive.ReadTimeline(ctx, sh.store, info.Source, info.Timeline)
 	if err != nil {
 		return err
 	}
