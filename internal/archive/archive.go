@@ -98,6 +98,8 @@ type Snapshot struct {
 	Name   string // within the timeline, "" for one that is only in the spool
 	Size   int64  // as stored
 
+	Encrypted bool // Open takes an identity
+
 	// Info reads the sidecar; Open gives the RDB's bytes, checked against the sidecar as they
 	// pass: the reader's last Read fails with a DamageError if they differ.
 	Info func(context.Context) (SnapshotInfo, error)
@@ -111,10 +113,14 @@ type Segment struct {
 	Sum          uint64      // CRC64 of the file as stored
 	Name         string      // within the timeline, "" for the spool's part
 	Size         int64       // as stored
+	Encrypted    bool        // Open takes an identity
 
 	// Open gives the range's bytes from the first on. What isn't as the name says ends in a
 	// DamageError, at the latest in place of io.EOF.
 	Open func(context.Context) (PieceReader, error)
+	// EndDB gives the database selected behind the last byte, for who has no identity; ok tells whether
+	// the file says it. It is nil of one that isn't encrypted.
+	EndDB func(context.Context) (db int, ok bool, err error)
 }
 
 // A PieceReader gives stream bytes in order. Next ends with io.EOF.

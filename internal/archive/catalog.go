@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"github.com/offloader/offloader/internal/crypt"
 )
 
 // Sources are the names of the sources that an archive holds, sorted. Folders that can't be a
@@ -23,8 +25,8 @@ func Sources(ctx context.Context, files Files) ([]string, error) {
 
 // Load makes the catalog of a source from one listing, one timeline.json for each timeline and
 // the events. What is wrong with one timeline is put among the Problems and leaves the others
-// alone.
-func Load(ctx context.Context, files Files, source string) (*Catalog, error) {
+// alone. Identities are for who opens what is encrypted: the catalog itself needs none.
+func Load(ctx context.Context, files Files, source string, identities ...crypt.Identity) (*Catalog, error) {
 	if err := CheckSource(source); err != nil {
 		return nil, err
 	}
@@ -44,7 +46,7 @@ func Load(ctx context.Context, files Files, source string) (*Catalog, error) {
 			entries = entries[max(n, 1):]
 			continue
 		}
-		l := loader{files: files, t: &Timeline{}, prefix: prefix}
+		l := loader{files: files, identities: identities, t: &Timeline{}, prefix: prefix}
 		if err := l.load(ctx, source, timeline, entries[:n]); err == nil {
 			c.Timelines = append(c.Timelines, l.t)
 		} else if ctx.Err() != nil {
@@ -77,10 +79,11 @@ func LoadTimeline(ctx context.Context, files Files, source, timeline string) (*T
 
 // loader makes one timeline of its files.
 type loader struct {
-	files    Files
-	t        *Timeline
-	prefix   string
-	problems []error
+	files      Files
+	identities []crypt.Identity
+	t          *Timeline
+	prefix     string
+	problems   []error
 }
 
 func (l *loader) load(ctx context.Context, source, timeline string, entries []Entry) error {
@@ -92,16 +95,11 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 		return err
 	}
 	l.t.TimelineInfo = info
-	sidecars, rdbs := map[SnapshotName]bool{}, map[SnapshotName]bool{}
-	encrypted := 0
+	sidecars := map[SnapshotName]bool{}
+	rdbs := map[SnapshotName][]Snapshot{}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Name, l.prefix)
 		switch {
-		case strings.HasSuffix(name, ageSuffix):
-			encrypted++
-			if n, _, err := ParseSnapshotName(strings.TrimSuffix(name, ageSuffix)); err == nil {
-				rdbs[n] = true
-			}
 		case strings.HasPrefix(name, logDir):
 			if n, err := ParseSegmentName(name); err == nil {
 				l.t.Segments = append(l.t.Segments, l.segment(n, e))
@@ -114,8 +112,9 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 			if sidecar {
 				sidecars[n] = true
 			} else {
-				rdbs[n] = true
-				l.t.Snapshots = append(l.t.Snapshots, l.snapshot(source, timeline, n, e))
+				s := l.snapshot(source, timeline, n, e)
+				n.Encrypted = false // what remains tells one snapshot from another
+				rdbs[n] = append(rdbs[n], s)
 			}
 		case strings.HasPrefix(name, eventDir):
 			n, err := ParseEventName(name)
@@ -127,15 +126,15 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 			}
 		}
 	}
-	if encrypted > 0 {
-		l.problems = append(l.problems, fmt.Errorf("%s: %d files are encrypted: not in this version", strings.TrimSuffix(l.prefix, "/"), encrypted))
+	for n, stored := range rdbs {
+		if sidecars[n] { // without it, it is one that is still being stored
+			l.t.Snapshots = append(l.t.Snapshots, described(ctx, stored))
+		}
 	}
-	// Without its sidecar a snapshot is one that is still being stored.
-	l.t.Snapshots = slices.DeleteFunc(l.t.Snapshots, func(s Snapshot) bool { return !sidecars[SnapshotName{s.Offset, s.Time}] })
 	l.t.sort()
 	for _, e := range entries {
 		n, sidecar, err := ParseSnapshotName(strings.TrimPrefix(e.Name, l.prefix))
-		if err == nil && sidecar && !rdbs[n] {
+		if err == nil && sidecar && len(rdbs[n]) == 0 {
 			if err := l.lost(ctx, source, timeline, n); err != nil {
 				return err
 			}
@@ -152,11 +151,14 @@ func (l *loader) lost(ctx context.Context, source, timeline string, n SnapshotNa
 		return err
 	}
 	rdb := inTimeline(source, timeline, n.RDB())
-	stored, err := l.exists(ctx, rdb)
-	if err == nil && !stored {
-		l.problems = append(l.problems, &DamageError{Name: rdb, What: "it is missing, and its .json says that it was stored"})
+	for _, n.Encrypted = range []bool{false, true} {
+		stored, err := l.exists(ctx, inTimeline(source, timeline, n.RDB()))
+		if err != nil || stored {
+			return err
+		}
 	}
-	return err
+	l.problems = append(l.problems, &DamageError{Name: rdb, What: "it is missing, and its .json says that it was stored"})
+	return nil
 }
 
 func (l *loader) exists(ctx context.Context, name string) (bool, error) {
@@ -194,25 +196,64 @@ func (l *loader) event(ctx context.Context, source, timeline string, n EventName
 }
 
 func (l *loader) segment(n SegmentName, e Entry) Segment {
-	files := l.files
+	files, identities := l.files, l.identities
 	timeline := l.t.Timeline
-	return Segment{Range: n.Range, Time0: n.Time0, Time1: n.Time1, Sum: n.Sum, Name: n.String(), Size: e.Size,
+	s := Segment{Range: n.Range, Time0: n.Time0, Time1: n.Time1, Sum: n.Sum, Name: n.String(), Size: e.Size, Encrypted: n.Encrypted,
 		Open: func(ctx context.Context) (PieceReader, error) {
 			src, err := files.Open(ctx, e.Name)
 			if err != nil {
 				return nil, err
 			}
-			r, err := NewSegmentReader(src, e.Name, n)
+			r, err := NewSegmentReader(src, e.Name, n, identities...)
 			if err != nil {
 				return nil, err
 			}
 			r.timeline = timeline
 			return r, nil
 		}}
+	if n.Encrypted {
+		s.EndDB = func(ctx context.Context) (int, bool, error) { return endDB(ctx, files, e.Name, n.Sum) }
+	}
+	return s
+}
+
+// endDB reads a segment's note, and the rest of the file for its sum.
+func endDB(ctx context.Context, files Files, name string, sum uint64) (db int, ok bool, err error) {
+	src, err := files.Open(ctx, name)
+	if err != nil {
+		return 0, false, err
+	}
+	stored := &sourceSum{r: src}
+	note, noteErr := crypt.ReadNote(stored)
+	_, err = io.Copy(io.Discard, stored)
+	if err := errors.Join(err, src.Close()); err != nil {
+		return 0, false, fmt.Errorf("read %s: %w", name, err)
+	}
+	switch {
+	case stored.sum != sum:
+		return 0, false, &DamageError{Name: name, What: fmt.Sprintf("its CRC64 is %016x, its name says %016x", stored.sum, sum)}
+	case noteErr != nil:
+		return 0, false, &DamageError{Name: name, What: "it is not encrypted as its name says", Err: noteErr}
+	}
+	db, ok = readDB(note)
+	return db, ok, nil
+}
+
+// described is the one of a snapshot's files that its sidecar is of. Mostly there is one. A daemon that
+// was killed between dataset and sidecar may find encryption switched on, or off, when it does it
+// again, and then there is a plain and an encrypted one: their sizes tell.
+func described(ctx context.Context, stored []Snapshot) Snapshot {
+	if len(stored) > 1 {
+		info, err := stored[0].Info(ctx)
+		if err == nil && info.StoredBytes == stored[1].Size {
+			return stored[1]
+		}
+	}
+	return stored[0]
 }
 
 func (l *loader) snapshot(source, timeline string, n SnapshotName, e Entry) Snapshot {
-	files := l.files
+	files, identities := l.files, l.identities
 	info := func(ctx context.Context) (SnapshotInfo, error) {
 		name := inTimeline(source, timeline, n.Sidecar())
 		var info SnapshotInfo
@@ -224,7 +265,7 @@ func (l *loader) snapshot(source, timeline string, n SnapshotName, e Entry) Snap
 		}
 		return info, nil
 	}
-	return Snapshot{Offset: n.Offset, Time: n.Time, Name: n.RDB(), Size: e.Size, Info: info,
+	return Snapshot{Offset: n.Offset, Time: n.Time, Name: n.RDB(), Size: e.Size, Encrypted: n.Encrypted, Info: info,
 		Open: func(ctx context.Context) (io.ReadCloser, error) {
 			want, err := info(ctx)
 			if err != nil {
@@ -234,7 +275,7 @@ func (l *loader) snapshot(source, timeline string, n SnapshotName, e Entry) Snap
 			if err != nil {
 				return nil, err
 			}
-			return newSnapshotReader(src, e.Name, want)
+			return newSnapshotReader(src, e.Name, n.Encrypted, want, identities...)
 		}}
 }
 
@@ -283,10 +324,10 @@ func (c *Catalog) Add(t *Timeline) {
 	}
 	snapshots := map[SnapshotName]bool{}
 	for _, s := range have.Snapshots {
-		snapshots[SnapshotName{s.Offset, s.Time}] = true
+		snapshots[SnapshotName{Offset: s.Offset, Time: s.Time}] = true
 	}
 	for _, s := range t.Snapshots {
-		if !snapshots[SnapshotName{s.Offset, s.Time}] {
+		if !snapshots[SnapshotName{Offset: s.Offset, Time: s.Time}] {
 			have.Snapshots = append(have.Snapshots, s)
 		}
 	}

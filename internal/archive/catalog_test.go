@@ -113,10 +113,6 @@ func TestProblemsOfTimelines(t *testing.T) {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.SnapshotName{Offset: 3, Time: begin}.Sidecar()), []byte("{}"), 0o600))
 		}, true},
-		{"encrypted files", "1 files are encrypted: not in this version", func(t *testing.T, dir string) {
-			require.NoError(t, os.MkdirAll(filepath.Join(dir, "log"), 0o700))
-			require.NoError(t, os.WriteFile(filepath.Join(dir, archive.SegmentName{Range: stream.Range{From: 0, To: 5}}.String()+".age"), nil, 0o600))
-		}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, root := disk(t)

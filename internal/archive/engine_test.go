@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/resp"
 	"github.com/offloader/offloader/internal/store"
@@ -33,14 +34,10 @@ func command(args ...string) string {
 }
 
 // put writes a segment of a stream that came in parts of that size, step milliseconds apart.
-func put(t *testing.T, s store.Store, from stream.Cursor, all string, size int, at, step stream.Time) {
+func put(t *testing.T, s store.Store, from stream.Cursor, all string, size int, at, step stream.Time, to ...crypt.Recipient) string {
 	t.Helper()
-	enc, err := archive.NewEncoder()
-	require.NoError(t, err)
-	var stored bytes.Buffer
-	w, err := archive.NewSegmentWriter(&stored, enc, archive.SegmentHead{Source: "cache", Timeline: timeline, ReplID: id, From: from})
-	require.NoError(t, err)
 	f := resp.NewFramer(from)
+	var pieces []stream.Piece
 	for rest := []byte(all); len(rest) > 0; at += step {
 		part := rest[:min(len(rest), size)]
 		rest = rest[len(part):]
@@ -48,13 +45,23 @@ func put(t *testing.T, s store.Store, from stream.Cursor, all string, size int, 
 			off := f.Offset()
 			n, first, blank, err := f.Feed(part)
 			require.NoError(t, err)
-			require.NoError(t, w.Write(stream.Piece{At: off, Time: at, Data: part[:n], First: first, Blank: blank}))
+			pieces = append(pieces, stream.Piece{At: off, Time: at, Data: part[:n], First: first, Blank: blank})
 			part = part[n:]
 		}
+	}
+	enc, err := archive.NewEncoder(to...)
+	require.NoError(t, err)
+	var stored bytes.Buffer
+	end := f.Boundary()
+	w, err := archive.NewSegmentWriter(&stored, enc, archive.SegmentHead{Source: "cache", Timeline: timeline, ReplID: id, From: from, End: &end})
+	require.NoError(t, err)
+	for _, p := range pieces {
+		require.NoError(t, w.Write(p))
 	}
 	name, err := w.Close()
 	require.NoError(t, err)
 	require.NoError(t, s.Put(t.Context(), "cache/"+timeline+"/"+name.String(), &stored))
+	return name.String()
 }
 
 const (
@@ -70,8 +77,8 @@ func script(t *testing.T, timeline, out string) string {
 	require.NoError(t, err)
 	block := regexp.MustCompile("(?s)```sh\n(timeline=.*?)```").FindSubmatch(doc)
 	require.NotNil(t, block)
-	lines := strings.SplitN(string(block[1]), "\n", 3)
-	return "timeline=" + timeline + "\nout=" + out + "\n" + lines[2]
+	lines := strings.SplitN(string(block[1]), "\n", 4)
+	return "timeline=" + timeline + "\nout=" + out + "\nkey=/no/such\n" + lines[3]
 }
 
 // A real engine loads what zstd -d makes of an archive, without this program: databases other

@@ -22,7 +22,7 @@ const (
 	segmentSuffix  = ".aof.zst"
 	snapshotSuffix = ".rdb.zst"
 	jsonSuffix     = ".json"
-	// ageSuffix stands behind the names of encrypted files, which this version can't read.
+	// ageSuffix stands behind the names of encrypted files.
 	ageSuffix = ".age"
 )
 
@@ -101,11 +101,20 @@ type SegmentName struct {
 	stream.Range
 	Time0, Time1 stream.Time // of the first and the last byte
 	Sum          uint64      // CRC64 of the file as stored
+	Encrypted    bool
 }
 
 // String is the file's name within the timeline.
 func (n SegmentName) String() string {
-	return fmt.Sprintf("%s%020d-%020d-%013d-%013d-%016x%s", logDir, n.From, n.To, n.Time0, n.Time1, n.Sum, segmentSuffix)
+	return fmt.Sprintf("%s%020d-%020d-%013d-%013d-%016x%s", logDir, n.From, n.To, n.Time0, n.Time1, n.Sum, stored(segmentSuffix, n.Encrypted))
+}
+
+// stored is a suffix as a file has it that is perhaps encrypted.
+func stored(suffix string, encrypted bool) string {
+	if encrypted {
+		return suffix + ageSuffix
+	}
+	return suffix
 }
 
 // ParseSegmentName reads what SegmentName.String forms, and nothing else.
@@ -123,6 +132,7 @@ func ParseSegmentName(name string) (SegmentName, error) {
 	p.text("-")
 	n.Sum = p.sum()
 	p.text(segmentSuffix)
+	n.Encrypted = p.encrypted()
 	if err := p.end(); err != nil {
 		return SegmentName{}, err
 	}
@@ -135,10 +145,11 @@ func ParseSegmentName(name string) (SegmentName, error) {
 	return n, nil
 }
 
-// SnapshotName is what a snapshot's names say of it.
+// SnapshotName is what a snapshot's names say of it. Offset and Time alone tell it from others.
 type SnapshotName struct {
-	Offset stream.Offset
-	Time   stream.Time
+	Offset    stream.Offset
+	Time      stream.Time
+	Encrypted bool // the dataset; its description never is
 }
 
 func (n SnapshotName) base() string {
@@ -146,7 +157,7 @@ func (n SnapshotName) base() string {
 }
 
 // RDB is the name of the dataset, within the timeline.
-func (n SnapshotName) RDB() string { return n.base() + snapshotSuffix }
+func (n SnapshotName) RDB() string { return n.base() + stored(snapshotSuffix, n.Encrypted) }
 
 // Sidecar is the name of its description. A snapshot exists once this file does.
 func (n SnapshotName) Sidecar() string { return n.base() + jsonSuffix }
@@ -162,6 +173,7 @@ func ParseSnapshotName(name string) (n SnapshotName, sidecar bool, err error) {
 		p.text(jsonSuffix)
 	} else {
 		p.text(snapshotSuffix)
+		n.Encrypted = p.encrypted()
 	}
 	if err := p.end(); err != nil {
 		return SnapshotName{}, false, err
@@ -270,6 +282,16 @@ func (p *parser) time() stream.Time {
 func (p *parser) sum() uint64 {
 	n, _ := strconv.ParseUint(p.take(sumDigits, true), 16, 64) // 16 digits always fit
 	return n
+}
+
+// encrypted takes the suffix of encrypted files, where it is there.
+func (p *parser) encrypted() bool {
+	rest, ok := strings.CutSuffix(p.rest, ageSuffix)
+	ok = ok && rest == ""
+	if ok {
+		p.rest = rest
+	}
+	return ok
 }
 
 func (p *parser) end() error {

@@ -21,10 +21,14 @@ func TestNames(t *testing.T) {
 	require.Equal(t, at, began)
 	require.Equal(t, "1a2b3c4d", short)
 
-	seg := SegmentName{stream.Range{From: 1, To: 1<<63 - 1}, at, at + 1, 0xe9c6d914c4b8d9ca}
+	seg := SegmentName{stream.Range{From: 1, To: 1<<63 - 1}, at, at + 1, 0xe9c6d914c4b8d9ca, false}
 	require.Equal(t, "log/00000000000000000001-09223372036854775807-1795458712123-1795458712124-e9c6d914c4b8d9ca.aof.zst", seg.String())
-	require.Equal(t, "snapshots/00000000000000000042-1795458712123.rdb.zst", SnapshotName{42, at}.RDB())
-	require.Equal(t, "snapshots/00000000000000000042-1795458712123.json", SnapshotName{42, at}.Sidecar())
+	seg.Encrypted = true
+	require.Equal(t, "log/00000000000000000001-09223372036854775807-1795458712123-1795458712124-e9c6d914c4b8d9ca.aof.zst.age", seg.String())
+	require.Equal(t, "snapshots/00000000000000000042-1795458712123.rdb.zst.age", SnapshotName{42, at, true}.RDB())
+	require.Equal(t, "snapshots/00000000000000000042-1795458712123.json", SnapshotName{42, at, true}.Sidecar())
+	require.Equal(t, "snapshots/00000000000000000042-1795458712123.rdb.zst", SnapshotName{42, at, false}.RDB())
+	require.Equal(t, "snapshots/00000000000000000042-1795458712123.json", SnapshotName{42, at, false}.Sidecar())
 	require.Equal(t, "events/00000000000000000042-1795458712123-outage.json", EventName{42, at, EventOutage}.String())
 }
 
@@ -34,7 +38,7 @@ func TestNamesReadBack(t *testing.T) {
 		offset := rapid.Map(rapid.Int64Range(0, 1<<63-2), func(n int64) stream.Offset { return stream.Offset(n) })
 		instant := rapid.Map(rapid.Int64Range(1, maxTime), func(n int64) stream.Time { return stream.Time(n) })
 		segment := rapid.Custom(func(t *rapid.T) SegmentName {
-			n := SegmentName{stream.Range{From: offset.Draw(t, "from")}, instant.Draw(t, "time0"), 0, rapid.Uint64().Draw(t, "sum")}
+			n := SegmentName{stream.Range{From: offset.Draw(t, "from")}, instant.Draw(t, "time0"), 0, rapid.Uint64().Draw(t, "sum"), rapid.Bool().Draw(t, "encrypted")}
 			n.To = n.From + 1 + stream.Offset(rapid.Int64Range(0, 1<<63-2-int64(n.From)).Draw(t, "len"))
 			n.Time1 = stream.Time(rapid.Int64Range(int64(n.Time0), maxTime).Draw(t, "time1"))
 			return n
@@ -55,12 +59,12 @@ func TestNamesReadBack(t *testing.T) {
 			require.Equal(t, n.From, got.From)
 		}
 
-		snap := SnapshotName{offset.Draw(t, "offset"), instant.Draw(t, "time")}
+		snap := SnapshotName{offset.Draw(t, "offset"), instant.Draw(t, "time"), rapid.Bool().Draw(t, "encrypted")}
 		for _, sidecar := range []bool{false, true} {
 			name := map[bool]string{false: snap.RDB(), true: snap.Sidecar()}[sidecar]
 			got, is, err := ParseSnapshotName(name)
 			require.NoError(t, err)
-			require.Equal(t, snap, got)
+			require.Equal(t, SnapshotName{snap.Offset, snap.Time, snap.Encrypted && !sidecar}, got)
 			require.Equal(t, sidecar, is)
 		}
 		event := EventName{snap.Offset, snap.Time, rapid.StringMatching("[a-z]{1,20}").Draw(t, "kind")}
@@ -76,9 +80,9 @@ func TestNamesReadBack(t *testing.T) {
 }
 
 func TestNamesThatAreNone(t *testing.T) {
-	good := SegmentName{stream.Range{From: 10, To: 20}, 1_000_000_000_000, 1_000_000_000_001, 5}.String()
+	good := SegmentName{stream.Range{From: 10, To: 20}, 1_000_000_000_000, 1_000_000_000_001, 5, false}.String()
 	for _, name := range []string{
-		"", "log/", good + ".age", good + ".tmp", good[1:], "x" + good, "log/" + good,
+		"", "log/", good + ".age.age", good + ".tmp", good + ".age.tmp", good + ".ag", good[1:], "x" + good, "log/" + good,
 		strings.ToUpper(good), strings.Replace(good, "-", "_", 1), strings.Replace(good, "0", "", 1), strings.Replace(good, "0", "+", 1),
 		strings.Replace(good, "00000000000000000010", "99999999999999999999", 1), // more than an offset can be
 		strings.Replace(good, "00000000000000000010", "00000000000000000020", 1), // an empty range
@@ -90,7 +94,7 @@ func TestNamesThatAreNone(t *testing.T) {
 		var bad *NameError
 		require.ErrorAs(t, err, &bad, name)
 	}
-	for _, name := range []string{"", "snapshots/", "snapshots/00000000000000000042-1795458712123.rdb", "snapshots/00000000000000000042-1795458712123.rdb.zst.age", "snapshots/00000000000000000042-179545871212.json", "events/00000000000000000042-1795458712123.json"} {
+	for _, name := range []string{"", "snapshots/", "snapshots/00000000000000000042-1795458712123.rdb", "snapshots/00000000000000000042-1795458712123.rdb.age", "snapshots/00000000000000000042-1795458712123.rdb.zst.age.age", "snapshots/00000000000000000042-1795458712123.json.age", "snapshots/00000000000000000042-179545871212.json", "events/00000000000000000042-1795458712123.json"} {
 		_, _, err := ParseSnapshotName(name)
 		require.Error(t, err, name)
 	}
@@ -108,9 +112,11 @@ func TestNamesThatAreNone(t *testing.T) {
 }
 
 func FuzzNames(f *testing.F) {
-	f.Add(SegmentName{stream.Range{From: 10, To: 20}, 1_000_000_000_000, 1_000_000_000_001, 5}.String())
-	f.Add(SnapshotName{42, 1_000_000_000_000}.RDB())
-	f.Add(SnapshotName{42, 1_000_000_000_000}.Sidecar())
+	f.Add(SegmentName{stream.Range{From: 10, To: 20}, 1_000_000_000_000, 1_000_000_000_001, 5, false}.String())
+	f.Add(SegmentName{stream.Range{From: 10, To: 20}, 1_000_000_000_000, 1_000_000_000_001, 5, true}.String())
+	f.Add(SnapshotName{42, 1_000_000_000_000, false}.RDB())
+	f.Add(SnapshotName{42, 1_000_000_000_000, true}.RDB())
+	f.Add(SnapshotName{42, 1_000_000_000_000, false}.Sidecar())
 	f.Add(EventName{42, 1_000_000_000_000, "outage"}.String())
 	f.Add(testTimeline)
 	f.Fuzz(func(t *testing.T, s string) {

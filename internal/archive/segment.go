@@ -7,9 +7,8 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/offloader/offloader/internal/crc64"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -39,33 +38,24 @@ const (
 	maxBlank = 1 << 40
 )
 
-// NewEncoder is the encoder for segments and snapshots. One is at work for one file at a time and
-// serves any number of them. It takes about 2 MB; a larger window would take more and gain
-// nothing on a replication stream, and without LowerEncoderMem more still.
-func NewEncoder() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(512<<10))
-}
-
-// NewDecoder is the decoder for both. It refuses windows for which a small file could make it
-// take gigabytes.
-func NewDecoder() (*zstd.Decoder, error) {
-	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
-}
-
 // SegmentHead is what a segment's first lines say.
 type SegmentHead struct {
 	Source   string
 	Timeline string
 	ReplID   stream.ReplID // at From
 	From     stream.Cursor // where it begins; its Time is not written
+
+	// End is where it will end, nil where that isn't known. Only an encrypted segment says it, and
+	// of it only the database, in words that need no identity.
+	End *stream.Cursor
 }
 
 // SegmentWriter writes one segment. It does no framing: pieces say where commands begin.
 type SegmentWriter struct {
-	enc  *zstd.Encoder
+	enc  *Encoder
 	sum  summer
 	name SegmentName
+	end  *stream.Cursor
 	at   stream.Time // the last one written
 	line []byte
 }
@@ -86,15 +76,22 @@ func (s *summer) Write(p []byte) (int, error) {
 
 // NewSegmentWriter begins a segment at a boundary. What it stores goes to w; enc is busy until
 // Close.
-func NewSegmentWriter(w io.Writer, enc *zstd.Encoder, head SegmentHead) (*SegmentWriter, error) {
+func NewSegmentWriter(w io.Writer, enc *Encoder, head SegmentHead) (*SegmentWriter, error) {
 	if err := CheckSource(head.Source); err != nil {
 		return nil, err
 	}
 	if _, _, err := ParseTimelineName(head.Timeline); err != nil {
 		return nil, err
 	}
-	s := &SegmentWriter{enc: enc, sum: summer{w: w}, name: SegmentName{Range: stream.Range{From: head.From.Offset, To: head.From.Offset}}}
-	enc.Reset(&s.sum)
+	s := &SegmentWriter{enc: enc, sum: summer{w: w}, end: head.End,
+		name: SegmentName{Range: stream.Range{From: head.From.Offset, To: head.From.Offset}, Encrypted: enc.Encrypts()}}
+	var note crypt.Note
+	if head.End != nil {
+		note = noteOf(head.End.DB)
+	}
+	if err := enc.begin(&s.sum, note); err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
 	for _, l := range [...]struct{ key, value string }{
 		{"segment", strconv.Itoa(FormatVersion)},
@@ -110,7 +107,7 @@ func NewSegmentWriter(w io.Writer, enc *zstd.Encoder, head SegmentHead) (*Segmen
 		sel := selectCommand(head.From.DB)
 		fmt.Fprintf(&b, "%sinserted %d%s%s", annotation, len(sel), crlf, sel)
 	}
-	if _, err := enc.Write(b.Bytes()); err != nil {
+	if err := enc.write(b.Bytes()); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -145,7 +142,7 @@ func (s *SegmentWriter) Write(p stream.Piece) error {
 	data := p.Data
 	if p.Time != s.at && (p.First >= 0 || p.Blank) {
 		if p.First > 0 {
-			if _, err := s.enc.Write(data[:p.First]); err != nil {
+			if err := s.enc.write(data[:p.First]); err != nil {
 				return err
 			}
 			data = data[p.First:]
@@ -158,8 +155,7 @@ func (s *SegmentWriter) Write(p stream.Piece) error {
 		s.line = append(strconv.AppendInt(append(s.line[:0], annotation+"blank "...), int64(len(data)), 10), crlf...)
 		data = s.line
 	}
-	_, err := s.enc.Write(data)
-	return err
+	return s.enc.write(data)
 }
 
 // writeTime notes when what follows was received.
@@ -170,19 +166,21 @@ func (s *SegmentWriter) writeTime(t stream.Time) error {
 	}
 	b = append(strconv.AppendInt(append(b, annotation+"time "...), int64(t), 10), crlf...)
 	s.line, s.at = b, t
-	_, err := s.enc.Write(b)
-	return err
+	return s.enc.write(b)
 }
 
 // Close ends the segment, which must be at a boundary, and says what its name is. A segment that
 // is joined from others takes Time1 from the last of them: pieces that were read back know only
 // when commands began.
 func (s *SegmentWriter) Close() (SegmentName, error) {
-	if err := s.enc.Close(); err != nil {
+	if err := s.enc.end(); err != nil {
 		return SegmentName{}, err
 	}
-	if s.name.Len() == 0 {
+	switch {
+	case s.name.Len() == 0:
 		return SegmentName{}, errors.New("a segment without a byte")
+	case s.end != nil && s.end.Offset != s.name.To:
+		return SegmentName{}, fmt.Errorf("segment from %d ends at %d, and said that it would at %d", s.name.From, s.name.To, s.end.Offset)
 	}
 	s.name.Sum = s.sum.sum
 	return s.name, nil

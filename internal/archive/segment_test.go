@@ -197,8 +197,8 @@ func plain(t require.TestingT, stored []byte) string {
 func pack(t require.TestingT, text string, r stream.Range, time0, time1 stream.Time) (SegmentName, []byte) {
 	enc, err := NewEncoder()
 	require.NoError(t, err)
-	stored := enc.EncodeAll([]byte(text), nil)
-	return SegmentName{r, time0, time1, crc64.Update(0, stored)}, stored
+	stored := enc.zstd.EncodeAll([]byte(text), nil)
+	return SegmentName{r, time0, time1, crc64.Update(0, stored), false}, stored
 }
 
 // The text of a segment, to the byte: docs/format.md shows it.
@@ -465,7 +465,7 @@ func FuzzSegmentReader(f *testing.F) {
 	_, stored := seal(f, from, cutUp(f, from, cmd("PING"), []int{5}, []stream.Time{1000}))
 	f.Add(stored, false, int64(14))
 	f.Fuzz(func(t *testing.T, b []byte, compress bool, n int64) {
-		name := SegmentName{stream.Range{From: 1000, To: 1000 + stream.Offset(max(1, n%(1<<40)))}, 1000, 2500, crc64.Update(0, b)}
+		name := SegmentName{stream.Range{From: 1000, To: 1000 + stream.Offset(max(1, n%(1<<40)))}, 1000, 2500, crc64.Update(0, b), false}
 		if compress {
 			b = wrap(b)
 			name.Sum = crc64.Update(0, b)

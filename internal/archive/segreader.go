@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/offloader/offloader/internal/crc64"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/resp"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -39,6 +40,7 @@ type SegmentReader struct {
 	timeline string
 	src      io.ReadCloser
 	sum      sourceSum
+	cipher   *decrypter // nil for a plain file
 	dec      *zstd.Decoder
 
 	head   SegmentHead
@@ -72,8 +74,8 @@ func (s *sourceSum) Read(p []byte) (int, error) {
 }
 
 // NewSegmentReader reads the segment of that name from its stored bytes. file is what errors call
-// it. Close closes src.
-func NewSegmentReader(src io.ReadCloser, file string, name SegmentName) (*SegmentReader, error) {
+// it. Close closes src. One that is encrypted takes an identity; without the right one Next says so.
+func NewSegmentReader(src io.ReadCloser, file string, name SegmentName, identities ...crypt.Identity) (*SegmentReader, error) {
 	dec, err := NewDecoder()
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
@@ -83,7 +85,13 @@ func NewSegmentReader(src io.ReadCloser, file string, name SegmentName) (*Segmen
 	need := min(name.Len(), readSize) + 4*maxLine
 	r := &SegmentReader{file: file, name: name, src: src, dec: dec, buf: make([]byte, min(need, readSize))}
 	r.sum.r = src
-	if err := dec.Reset(bufio.NewReaderSize(&r.sum, int(min(need, storedSize)))); err != nil {
+	in := bufio.NewReaderSize(&r.sum, int(min(need, storedSize)))
+	packed := io.Reader(in)
+	if name.Encrypted {
+		r.cipher = &decrypter{src: in, file: file, identities: identities}
+		packed = r.cipher
+	}
+	if err := dec.Reset(packed); err != nil {
 		dec.Close()
 		return nil, errors.Join(err, src.Close())
 	}
@@ -155,7 +163,7 @@ func (r *SegmentReader) fill() error {
 	for n < len(r.buf) && !r.end {
 		m, err := r.dec.Read(r.buf[n:])
 		n += m
-		if errors.Is(err, io.EOF) && r.sum.err == nil {
+		if errors.Is(err, io.EOF) && r.sum.err == nil && (r.cipher == nil || r.cipher.err == nil) {
 			r.end = true
 		} else if err != nil {
 			return r.unreadable(err)
@@ -165,10 +173,13 @@ func (r *SegmentReader) fill() error {
 	return nil
 }
 
-// unreadable tells a file that can't be read from one that can't be decoded.
+// unreadable tells a file that can't be read from one that can't be decrypted or decoded.
 func (r *SegmentReader) unreadable(err error) error {
-	if r.sum.err != nil {
+	switch {
+	case r.sum.err != nil:
 		return fmt.Errorf("read %s: %w", r.file, r.sum.err)
+	case r.cipher != nil && r.cipher.err != nil:
+		return r.cipher.why(func() bool { return r.sum.sum == r.name.Sum })
 	}
 	return r.damage("it can't be decompressed", err)
 }

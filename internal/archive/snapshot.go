@@ -2,7 +2,6 @@ package archive
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,20 +12,27 @@ import (
 	"io/fs"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/offloader/offloader/internal/crypt"
 )
 
 // WriteSnapshot stores the RDB that rdb gives and then its sidecar: only when that is there does
 // the snapshot exist. info says all but sizes and sums, which are found on the way and come
 // back. enc is busy until it returns; memory is that of enc. What an earlier, killed attempt has
 // stored is checked and kept.
-func WriteSnapshot(ctx context.Context, d Depot, enc *zstd.Encoder, source, timeline string, info SnapshotInfo, rdb io.Reader) (SnapshotInfo, error) {
-	names := SnapshotName{info.Offset, info.Time}
+func WriteSnapshot(ctx context.Context, d Depot, enc *Encoder, source, timeline string, info SnapshotInfo, rdb io.Reader) (SnapshotInfo, error) {
+	names := SnapshotName{info.Offset, info.Time, enc.Encrypts()}
 	if _, _, err := ParseSnapshotName(names.RDB()); err != nil {
 		return SnapshotInfo{}, err
 	}
 	name := inTimeline(source, timeline, names.RDB())
-	r := newCompressor(enc, rdb)
-	err := d.Put(ctx, name, r)
+	c := newCompressor(enc.zstd, rdb)
+	encoded, err := enc.reader(c)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	r := &storedReader{r: encoded, sum: newCounter()}
+	err = d.Put(ctx, name, r)
 	taken := errors.Is(err, fs.ErrExist)
 	if taken { // put may have read nothing: the sums are still needed
 		_, err = io.Copy(io.Discard, &ctxReader{ctx, r})
@@ -34,14 +40,50 @@ func WriteSnapshot(ctx context.Context, d Depot, enc *zstd.Encoder, source, time
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	info.Bytes, info.SHA256 = r.in.n, r.in.hex()
-	info.StoredBytes, info.StoredSHA256 = r.out.n, r.out.hex()
+	info.Bytes, info.SHA256 = c.in.n, c.in.hex()
+	info.StoredBytes, info.StoredSHA256 = r.sum.n, r.sum.hex()
 	if taken {
-		if info.StoredBytes, info.StoredSHA256, err = sameRDB(ctx, d, name, info); err != nil {
+		there := sameRDB
+		if names.Encrypted {
+			there = asStored
+		}
+		if info.StoredBytes, info.StoredSHA256, err = there(ctx, d, name, info); err != nil {
 			return SnapshotInfo{}, err
 		}
 	}
-	return info, putJSON(ctx, d, inTimeline(source, timeline, names.Sidecar()), info)
+	return writeSidecar(ctx, d, inTimeline(source, timeline, names.Sidecar()), info)
+}
+
+// writeSidecar stores info. Where the snapshot exists already, as a file that is encrypted while this
+// one isn't or the other way round, it stays as it is.
+func writeSidecar(ctx context.Context, d Depot, name string, info SnapshotInfo) (SnapshotInfo, error) {
+	err := putJSON(ctx, d, name, info)
+	if !errors.Is(err, fs.ErrExist) {
+		return info, err
+	}
+	var there SnapshotInfo
+	if err := getJSON(ctx, d.Open, name, &there); err != nil {
+		return info, err
+	}
+	if there.Bytes == info.Bytes && there.SHA256 == info.SHA256 {
+		return there, nil
+	}
+	return info, err
+}
+
+// asStored tells size and sum of the stored file name. What is in it can't be told without an
+// identity: it is what an earlier attempt has put there, of the same RDB, whole as all that is put.
+func asStored(ctx context.Context, d Depot, name string, _ SnapshotInfo) (int64, string, error) {
+	f, err := d.Open(ctx, name)
+	if err != nil {
+		return 0, "", err
+	}
+	sum := newCounter()
+	_, err = io.Copy(sum, &ctxReader{ctx, f})
+	if err := errors.Join(err, f.Close()); err != nil {
+		return 0, "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return sum.n, sum.hex(), nil
 }
 
 // sameRDB tells size and sum of the stored file name, which must hold the RDB of info.
@@ -51,7 +93,7 @@ func sameRDB(ctx context.Context, d Depot, name string, info SnapshotInfo) (int6
 		return 0, "", err
 	}
 	info.StoredBytes = -1 // not known yet
-	r, err := newSnapshotReader(f, name, info)
+	r, err := newSnapshotReader(f, name, false, info)
 	if err != nil {
 		return 0, "", err
 	}
@@ -90,47 +132,6 @@ func (c *counter) Write(p []byte) (int, error) {
 
 func (c *counter) hex() string { return hex.EncodeToString(c.sum.Sum(nil)) }
 
-// compressor is an encoder that is read from: each Read encodes as much as it takes to have
-// something to give. That needs no goroutine, and holds one block.
-type compressor struct {
-	src     io.Reader
-	enc     *zstd.Encoder
-	in, out *counter
-	buf     []byte
-	ready   bytes.Buffer
-	done    bool
-}
-
-func newCompressor(enc *zstd.Encoder, src io.Reader) *compressor {
-	c := &compressor{src: src, enc: enc, in: newCounter(), out: newCounter(), buf: make([]byte, 128<<10)}
-	enc.Reset(&c.ready)
-	return c
-}
-
-func (c *compressor) Read(p []byte) (int, error) {
-	for c.ready.Len() == 0 {
-		if c.done {
-			return 0, io.EOF
-		}
-		c.ready.Reset()
-		n, err := c.src.Read(c.buf)
-		_, _ = c.in.Write(c.buf[:n]) // a hash never fails
-		if _, err := c.enc.Write(c.buf[:n]); err != nil {
-			return 0, err
-		}
-		if err == io.EOF {
-			c.done = true
-			err = c.enc.Close()
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	n, _ := c.ready.Read(p) // it has something
-	_, _ = c.out.Write(p[:n])
-	return n, nil
-}
-
 // snapshotReader gives the RDB's bytes and, in place of io.EOF, what is wrong with them. What is
 // checked are both sums of the sidecar: that of the file as stored, so that any flipped bit shows,
 // also one that would change nothing in the RDB, and that of the RDB, so that one in the sidecar does.
@@ -139,6 +140,7 @@ type snapshotReader struct {
 	info   SnapshotInfo
 	src    io.ReadCloser
 	stored storedReader
+	cipher *decrypter // nil for a plain file
 	dec    *zstd.Decoder
 	rdb    *counter
 	err    error
@@ -162,13 +164,19 @@ func (s *storedReader) Read(p []byte) (int, error) {
 
 // newSnapshotReader reads the file with that name as info describes it. A negative StoredBytes
 // says that the file as stored isn't known.
-func newSnapshotReader(src io.ReadCloser, file string, info SnapshotInfo) (*snapshotReader, error) {
+func newSnapshotReader(src io.ReadCloser, file string, encrypted bool, info SnapshotInfo, identities ...crypt.Identity) (*snapshotReader, error) {
 	dec, err := NewDecoder()
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
 	}
 	r := &snapshotReader{file: file, info: info, src: src, dec: dec, rdb: newCounter(), stored: storedReader{r: src, sum: newCounter()}}
-	if err := dec.Reset(bufio.NewReaderSize(&r.stored, storedSize)); err != nil {
+	in := bufio.NewReaderSize(&r.stored, storedSize)
+	packed := io.Reader(in)
+	if encrypted {
+		r.cipher = &decrypter{src: in, file: file, identities: identities}
+		packed = r.cipher
+	}
+	if err := dec.Reset(packed); err != nil {
 		dec.Close()
 		return nil, errors.Join(err, src.Close())
 	}
@@ -187,6 +195,8 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 	case err == nil:
 	case r.stored.err != nil:
 		err = fmt.Errorf("read %s: %w", r.file, r.stored.err)
+	case r.cipher != nil && r.cipher.err != nil:
+		err = r.cipher.why(func() bool { return r.info.StoredBytes < 0 || r.stored.sum.hex() == r.info.StoredSHA256 })
 	case errors.Is(err, io.EOF):
 		err = r.finish()
 	default:

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -45,16 +46,16 @@ func rdb(size int) []byte {
 	return b
 }
 
-func writeSnapshot(t *testing.T, s archive.Depot, i archive.SnapshotInfo, r io.Reader) (archive.SnapshotInfo, error) {
+func writeSnapshot(t *testing.T, s archive.Depot, i archive.SnapshotInfo, r io.Reader, to ...crypt.Recipient) (archive.SnapshotInfo, error) {
 	t.Helper()
-	enc, err := archive.NewEncoder()
+	enc, err := archive.NewEncoder(to...)
 	require.NoError(t, err)
 	return archive.WriteSnapshot(t.Context(), s, enc, "cache", timeline, i, r)
 }
 
-func load(t *testing.T, s archive.Files) *archive.Timeline {
+func load(t *testing.T, s archive.Files, identities ...crypt.Identity) *archive.Timeline {
 	t.Helper()
-	cat, err := archive.Load(t.Context(), s, "cache")
+	cat, err := archive.Load(t.Context(), s, "cache", identities...)
 	require.NoError(t, err)
 	require.Empty(t, cat.Problems)
 	require.Len(t, cat.Timelines, 1)

@@ -19,7 +19,7 @@ func (t TimelineInfo) Path(name string) string { return inTimeline(t.Source, t.T
 const TimelineFile = timelineFile
 
 // Sidecar is the name, within the timeline, of what describes the snapshot.
-func (s Snapshot) Sidecar() string { return SnapshotName{s.Offset, s.Time}.Sidecar() }
+func (s Snapshot) Sidecar() string { return SnapshotName{Offset: s.Offset, Time: s.Time}.Sidecar() }
 
 // CheckStoredSegment gives the bytes of a segment's file on, as they are stored, and fails with a
 // DamageError in place of io.EOF if they don't have the sum of its name. So a file can be copied

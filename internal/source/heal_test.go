@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
@@ -24,8 +25,8 @@ type pair struct {
 	disks [2]*store.Disk
 }
 
-func newPair(t require.TestingT, dir string) *pair {
-	p := &pair{bench: bench{t: t, dir: dir}}
+func newPair(t require.TestingT, dir string, to ...crypt.Recipient) *pair {
+	p := &pair{bench: bench{t: t, dir: dir, to: to}}
 	for n := range p.disks {
 		var err error
 		p.disks[n], err = store.OpenDisk(context.Background(), filepath.Join(dir, fmt.Sprint("archive", n)), store.Options{Write: true})
@@ -41,7 +42,7 @@ func (p *pair) start() {
 	require.NoError(p.t, err)
 	o := Options{Name: "cache", Spool: p.spool, Target: 100_000}
 	for _, d := range p.disks {
-		encoders, err := NewEncoders(1)
+		encoders, err := NewEncoders(1, p.to...)
 		require.NoError(p.t, err)
 		o.Stores = append(o.Stores, StoreOptions{Store: d, Encoders: encoders, Interval: time.Nanosecond})
 	}
@@ -77,7 +78,9 @@ func (p *pair) one(n int) error {
 // each hole that it had.
 func TestStoresThatAreAwayInTurn(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := newPair(t, tempDir(t))
+		key, identity := newKey(t)
+		encrypt := rapid.SampledFrom([][]crypt.Recipient{nil, {key}}) // what is healed needs no identity
+		p := newPair(t, tempDir(t), encrypt.Draw(t, "encrypt")...)
 		now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		tl := p.full(now, shipID)
 		var sent strings.Builder
@@ -107,6 +110,7 @@ func TestStoresThatAreAwayInTurn(t *testing.T) {
 				sh.store = p.disks[n]
 			case "death":
 				p.close()
+				p.to = encrypt.Draw(t, "encrypt")
 				p.start()
 				all := p.s.src.Timelines()
 				tl = all[len(all)-1]
@@ -133,10 +137,11 @@ func TestStoresThatAreAwayInTurn(t *testing.T) {
 		}
 		p.close()
 		for n, disk := range p.disks {
-			cat, err := archive.Load(context.Background(), disk, "cache")
+			cat, err := archive.Load(context.Background(), disk, "cache", identity)
 			require.NoError(t, err)
 			require.Empty(t, cat.Problems)
 			require.Len(t, cat.Timelines, 1)
+			requireRDB(t, cat.Timelines[0].Snapshots[0])
 			one := cat.Timelines[0]
 			require.Len(t, one.Snapshots, 1, "store %d", n)
 			r := stream.Range{From: 100, To: 100 + stream.Offset(sent.Len())}

@@ -144,7 +144,7 @@ func (s *Source) Resume(m syncer.Master) syncer.Resume {
 		// replication.c: shiftReplicationId).
 		shared, err := s.boundaryBefore(cur, m.SecondOffset-1)
 		if err != nil {
-			s.log.Warn("the master lost our tail, and the boundary before it can't be found: a full sync follows", "error", err)
+			s.log.Warn("the master lost our tail, and the boundary before it can't be found: a full sync follows", "error", err, "hint", syncer.Hint(err))
 			return r
 		}
 		s.askBranch(branchPoint{

@@ -10,22 +10,21 @@ import (
 	"path"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
 )
 
 // Encoders are the compressors for one store that all sources of a daemon share: few, so that
 // memory does not follow the number of sources, and none that waits for another store.
-type Encoders struct{ idle chan *zstd.Encoder }
+type Encoders struct{ idle chan *archive.Encoder }
 
-// NewEncoders makes n of them.
-func NewEncoders(n int) (*Encoders, error) {
-	e := &Encoders{make(chan *zstd.Encoder, n)}
+// NewEncoders makes n of them. Where there are recipients, what is stored is encrypted to them.
+func NewEncoders(n int, to ...crypt.Recipient) (*Encoders, error) {
+	e := &Encoders{make(chan *archive.Encoder, n)}
 	for range n {
-		enc, err := archive.NewEncoder()
+		enc, err := archive.NewEncoder(to...)
 		if err != nil {
 			return nil, err
 		}
@@ -35,7 +34,7 @@ func NewEncoders(n int) (*Encoders, error) {
 }
 
 // take waits for an encoder; give gives it back.
-func (e *Encoders) take(ctx context.Context) (*zstd.Encoder, error) {
+func (e *Encoders) take(ctx context.Context) (*archive.Encoder, error) {
 	select {
 	case enc := <-e.idle:
 		return enc, nil
@@ -44,8 +43,8 @@ func (e *Encoders) take(ctx context.Context) (*zstd.Encoder, error) {
 	}
 }
 
-func (e *Encoders) give(enc *zstd.Encoder) {
-	enc.Reset(nil) // forgets the file
+func (e *Encoders) give(enc *archive.Encoder) {
+	enc.Release()
 	e.idle <- enc
 }
 
@@ -68,10 +67,18 @@ func (sh *shipper) seal(ctx context.Context, t *spool.Timeline, r stream.Range) 
 	}
 	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
 
-	w, err := archive.NewSegmentWriter(tmp, enc, archive.SegmentHead{
+	head := archive.SegmentHead{
 		Source: sh.s.o.Name, Timeline: t.Info().Timeline, ReplID: pieces.ReplID(),
 		From: stream.Cursor{Offset: r.From, DB: pieces.DB()},
-	})
+	}
+	if enc.Encrypts() {
+		end, err := t.CursorAt(r.To)
+		if err != nil {
+			return name, fmt.Errorf("seal %s: %w", r, err)
+		}
+		head.End = &end
+	}
+	w, err := archive.NewSegmentWriter(tmp, enc, head)
 	if err != nil {
 		return name, fmt.Errorf("seal %s: %w", r, err)
 	}

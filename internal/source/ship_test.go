@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/durable/durabletest"
 	"github.com/offloader/offloader/internal/rdbwalk"
 	"github.com/offloader/offloader/internal/spool"
@@ -61,6 +62,7 @@ type bench struct {
 	dir   string
 	store Store
 	spool *spool.Spool
+	to    []crypt.Recipient // of what is stored from the next open on
 	s     *Source
 	sh    *shipper
 }
@@ -69,7 +71,7 @@ func (b *bench) open() {
 	var err error
 	b.spool, err = spool.Open(filepath.Join(b.dir, "spool"), spool.Options{MaxSize: 1 << 20})
 	require.NoError(b.t, err)
-	encoders, err := NewEncoders(1)
+	encoders, err := NewEncoders(1, b.to...)
 	require.NoError(b.t, err)
 	b.s = New(Options{Name: "cache", Spool: b.spool, Stores: []StoreOptions{{Store: b.store, Encoders: encoders, Interval: time.Nanosecond}}, Target: 100_000})
 	b.s.src, err = b.spool.Source("cache")
@@ -128,6 +130,9 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 		disk, err := store.OpenDisk(context.Background(), filepath.Join(dir, "archive"), store.Options{Write: true})
 		require.NoError(t, err)
 		b := &bench{t: t, dir: dir, store: disk}
+		key, identity := newKey(t)
+		encrypt := rapid.SampledFrom([][]crypt.Recipient{nil, {key}}) // switched on or off at any restart
+		b.to = encrypt.Draw(t, "encrypt")
 		b.open()
 		began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		now := began
@@ -160,6 +165,7 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 				b.sh.store = &mortal{Disk: disk, left: rapid.IntRange(1, 8).Draw(t, "left"), after: rapid.Bool().Draw(t, "after"), forever: true}
 				_ = b.ship(rapid.Bool().Draw(t, "end"))
 				b.close()
+				b.to = encrypt.Draw(t, "encrypt")
 				b.open()
 				all := b.s.src.Timelines()
 				tl = all[len(all)-1]
@@ -176,12 +182,13 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 		require.Len(t, b.s.src.Timelines(), 1, "ended timelines stay in the spool")
 		b.close()
 
-		cat, err := archive.Load(context.Background(), disk, "cache")
+		cat, err := archive.Load(context.Background(), disk, "cache", identity)
 		require.NoError(t, err)
 		require.Empty(t, cat.Problems)
 		require.Len(t, cat.Timelines, len(sent))
 		for i, stored := range cat.Timelines {
 			require.Len(t, stored.Snapshots, 1)
+			requireRDB(t, stored.Snapshots[0])
 			var ends int
 			for _, e := range stored.Events {
 				if e.Kind == archive.EventEnded {
@@ -201,6 +208,16 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 			require.True(t, want == read(t, used, r), "other bytes")
 		}
 	})
+}
+
+// requireRDB wants the snapshot to be what full began with.
+func requireRDB(t require.TestingT, s archive.Snapshot) {
+	r, err := s.Open(context.Background())
+	require.NoError(t, err)
+	got, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.Equal(t, "RDB", string(got))
 }
 
 func tempDir(t *rapid.T) string {

@@ -110,7 +110,7 @@ func (s *Source) before() *spool.Timeline {
 // reason says why a full sync came, for people.
 func (s *Source) reason(m syncer.Master, before *spool.Timeline) string {
 	s.mu.Lock()
-	lost := s.lost
+	lost, noLost := s.lost, s.noLost
 	s.mu.Unlock()
 	var r syncer.Resume
 	switch {
@@ -118,6 +118,8 @@ func (s *Source) reason(m syncer.Master, before *spool.Timeline) string {
 		r = syncer.Resume{ID: before.ReplID(), Offset: before.Boundary().Offset}
 	case lost != nil:
 		r = syncer.Resume{ID: lost.id, Offset: lost.at.Offset}
+	case noLost != nil:
+		return "the spool was lost, and to go on where the store ends takes an identity: " + noLost.Error()
 	default:
 		return "first contact"
 	}

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
@@ -49,6 +50,7 @@ type Options struct {
 	Spool    *spool.Spool
 	Stores   []StoreOptions // at least one
 	AckStore bool           // acknowledge what all stores have, not what the spool has
+	Identity crypt.Identity // opens what the stores have encrypted; none is needed to archive
 	Logger   *slog.Logger
 	Metrics  Observer // may be nil
 
@@ -80,6 +82,7 @@ type Source struct {
 	cur      *spool.Timeline // nil before the first snapshot, and while a full sync runs
 	names    map[string]bool // of the timelines that the store knew at the start
 	lost     *resumePoint    // where the store ends, when the spool holds nothing
+	noLost   error           // why that isn't known, though the store holds something
 	branch   *branchPoint    // asked of the master, and not answered yet
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up

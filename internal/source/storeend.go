@@ -2,12 +2,15 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/syncer"
 )
 
 // findWhereStoreEnds looks in the store, when the spool holds nothing, for the newest timeline
@@ -16,14 +19,18 @@ import (
 func (s *Source) findWhereStoreEnds(ctx context.Context) {
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
 		lost, names, err := s.lookIntoStores(ctx)
-		if err == nil {
+		var locked *crypt.IdentityError
+		if err == nil || errors.As(err, &locked) {
 			s.mu.Lock()
 			s.names = names
 			if s.cur == nil {
-				s.lost = lost
+				s.lost, s.noLost = lost, err
 			}
 			s.mu.Unlock()
-			if lost != nil {
+			switch {
+			case err != nil:
+				s.log.Warn("the spool holds nothing, and to go on where the stores end takes an identity: a full sync follows", "error", err, "hint", syncer.Hint(err))
+			case lost != nil:
 				s.log.Info("the spool holds nothing: going on where the stores end", "timeline", lost.timeline, "offset", lost.at.Offset)
 			}
 			return
@@ -75,7 +82,7 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 	var all *archive.Catalog
 	for _, sh := range s.shippers {
-		cat, err := archive.Load(ctx, sh.store, s.o.Name)
+		cat, err := archive.Load(ctx, sh.store, s.o.Name, s.o.Identity)
 		if err != nil {
 			return nil, err
 		}
@@ -121,16 +128,26 @@ func (s *Source) storeEnd(ctx context.Context, cat *archive.Catalog) (*resumePoi
 	return nil, nil
 }
 
-// cursorAt finds what is selected at the end of a window.
+// cursorAt finds what is selected at the end of a window. Where that is the end of an encrypted segment,
+// the segment says it to everybody. Only where nothing else says it, as when other hands have
+// encrypted the archive, it takes an identity: if it was guessed, the next bytes of the stream would
+// be taken for another database's.
 func cursorAt(ctx context.Context, parts []archive.Part, to archive.Position) (stream.Cursor, error) {
+	var encrypted *archive.Segment
 	for _, p := range parts {
 		for _, seg := range p.Timeline.Segments {
-			if seg.From < to.Offset && to.Offset <= min(seg.To, p.To) {
-				r, err := seg.Open(ctx)
-				if err != nil {
-					return stream.Cursor{}, err
+			switch {
+			case seg.From >= to.Offset || to.Offset > min(seg.To, p.To):
+			case !seg.Encrypted:
+				return cursorIn(ctx, seg, to.Offset)
+			case seg.To == to.Offset:
+				db, ok, err := seg.EndDB(ctx)
+				if ok || err != nil {
+					return stream.Cursor{Offset: seg.To, DB: db, Time: seg.Time1}, err
 				}
-				return lastBoundary(r, seg.From, to.Offset)
+				fallthrough
+			default:
+				encrypted = &seg
 			}
 		}
 	}
@@ -142,7 +159,19 @@ func cursorAt(ctx context.Context, parts []archive.Part, to archive.Position) (s
 			}
 		}
 	}
+	if encrypted != nil {
+		return cursorIn(ctx, *encrypted, to.Offset)
+	}
 	return stream.Cursor{}, fmt.Errorf("nothing in the stores ends at offset %d", to.Offset)
+}
+
+// cursorIn reads a segment up to an offset.
+func cursorIn(ctx context.Context, seg archive.Segment, at stream.Offset) (stream.Cursor, error) {
+	r, err := seg.Open(ctx)
+	if err != nil {
+		return stream.Cursor{}, err
+	}
+	return lastBoundary(r, seg.From, at)
 }
 
 // lookBack finds from when on every moment of the spool's timeline can be restored, and its last

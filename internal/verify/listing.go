@@ -25,13 +25,12 @@ const (
 // stand and ends as they do, and has no name of theirs, is err.
 func kindOf(name string) (kind, error) {
 	folder, _, _ := strings.Cut(name, "/")
-	plain := strings.TrimSuffix(name, ".age") // an encrypted file has the same name in front of that
 	var err error
 	switch {
 	case name == "timeline.json":
 		return timelineJSON, nil
 	case folder == "log":
-		if _, err = archive.ParseSegmentName(plain); err == nil {
+		if _, err = archive.ParseSegmentName(name); err == nil {
 			return segment, nil
 		}
 	case folder == "events":
@@ -40,14 +39,14 @@ func kindOf(name string) (kind, error) {
 		}
 	case folder == "snapshots":
 		var side bool
-		if _, side, err = archive.ParseSnapshotName(plain); err == nil {
+		if _, side, err = archive.ParseSnapshotName(name); err == nil {
 			if side {
 				return sidecar, nil
 			}
 			return rdb, nil
 		}
 	}
-	if strings.HasSuffix(plain, ".zst") || strings.HasSuffix(plain, ".json") {
+	if plain := strings.TrimSuffix(name, ".age"); strings.HasSuffix(plain, ".zst") || strings.HasSuffix(plain, ".json") {
 		return stranger, err
 	}
 	return stranger, nil

@@ -12,11 +12,11 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/crc64"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/replay/replaytest"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -119,12 +119,12 @@ func (m *memory) edit(t require.TestingT, name, old, with string) {
 type maker struct {
 	t   require.TestingT
 	to  *memory
-	enc *zstd.Encoder
+	enc *archive.Encoder
 	log *replaytest.Log
 }
 
-func newMaker(t require.TestingT, from stream.Offset, db int) *maker {
-	enc, err := archive.NewEncoder()
+func newMaker(t require.TestingT, from stream.Offset, db int, to ...crypt.Recipient) *maker {
+	enc, err := archive.NewEncoder(to...)
 	require.NoError(t, err)
 	return &maker{t: t, to: newMemory(), enc: enc, log: replaytest.NewLog(from, db)}
 }

@@ -7,15 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/crc64"
 )
 
-// isSealed tells of a file, by its name, that it is encrypted and can't be opened here. Its bytes as
-// they are stored can still be held against their checksum; what is in it can't be looked at.
-func (s *source) isSealed(name string) bool { return strings.HasSuffix(name, ".age") && !s.o.Opens }
+// isSealed tells of an encrypted file that it can't be opened here. Its bytes as they are stored can
+// still be held against their checksum; what is in it can't be looked at.
+func (s *source) isSealed(encrypted bool) bool { return encrypted && !s.o.Opens }
 
 func (s *source) storedSegment(ctx context.Context, file string, want uint64) (*read, error) {
 	sum := crcSum(0)

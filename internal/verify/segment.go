@@ -19,7 +19,7 @@ import (
 // that it shares with others are summed.
 func (s *source) segment(ctx context.Context, t *archive.Timeline, seg archive.Segment, shared []stream.Range) (*read, error) {
 	file := s.path(t, seg.Name)
-	if s.isSealed(seg.Name) {
+	if s.isSealed(seg.Encrypted) {
 		return s.storedSegment(ctx, file, seg.Sum)
 	}
 	pieces, err := seg.Open(ctx)

@@ -23,7 +23,7 @@ func (s *source) snapshot(ctx context.Context, t *archive.Timeline, snap archive
 	}
 	file := s.path(t, snap.Name)
 	r := &read{file: file, from: &stream.Cursor{Offset: info.Offset, DB: info.DB}}
-	if s.isSealed(snap.Name) {
+	if s.isSealed(snap.Encrypted) {
 		return s.storedSnapshot(ctx, file, info)
 	}
 	rdb, err := snap.Open(ctx)

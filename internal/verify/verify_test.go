@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/replay/replaytest"
 	"github.com/offloader/offloader/internal/stream"
@@ -27,8 +28,8 @@ type made struct {
 	segments []string
 }
 
-func makeArchive(t require.TestingT) made {
-	m := made{maker: newMaker(t, 1000, 0)}
+func makeArchive(t require.TestingT, to ...crypt.Recipient) made {
+	m := made{maker: newMaker(t, 1000, 0, to...)}
 	m.ends = []stream.Offset{1000}
 	for i := range 50 {
 		at := start + stream.Time(i*100)
@@ -527,49 +528,49 @@ func TestCancelled(t *testing.T) {
 	require.Empty(t, m.to.names("verified"))
 }
 
-// What is encrypted, and can't be opened, is held against the checksums of what is stored.
+// What is encrypted, and can't be opened, is held against the checksums of what is stored. With an
+// identity all is checked as what is plain is.
 func TestSealed(t *testing.T) {
-	m := makeArchive(t)
-	sealed := newMemory()
-	for name, b := range m.to.files {
-		if strings.HasSuffix(name, ".zst") {
-			name += ".age"
-		}
-		sealed.files[name] = b
-	}
-	// A catalog that knows of encryption, without an identity.
-	load := func(ctx context.Context, files archive.Files, name string) (*archive.Catalog, error) {
-		if _, err := files.List(ctx, name); err != nil {
-			return nil, err
-		}
-		c, err := archive.Load(ctx, m.to, name)
-		if err != nil {
-			return nil, err
-		}
-		locked := errors.New("there is no identity")
-		for i := range c.Timelines[0].Segments {
-			s := &c.Timelines[0].Segments[i]
-			s.Name, s.Open = s.Name+".age", func(context.Context) (archive.PieceReader, error) { return nil, locked }
-		}
-		for i := range c.Timelines[0].Snapshots {
-			s := &c.Timelines[0].Snapshots[i]
-			s.Name, s.Open = s.Name+".age", func(context.Context) (io.ReadCloser, error) { return nil, locked }
-		}
-		return c, nil
-	}
-	r, err := Run(t.Context(), Options{Files: sealed, Load: load})
+	key, err := age.GenerateX25519Identity()
+	require.NoError(t, err)
+	to, err := crypt.ParseRecipient(key.Recipient().String())
+	require.NoError(t, err)
+	identity, err := crypt.ParseIdentity("key.txt", []byte(key.String()))
+	require.NoError(t, err)
+	m := makeArchive(t, to)
+	snapshot := m.to.one(t, "snapshots/", "1000", ".zst.age")
+	r, err := Run(t.Context(), Options{Files: m.to})
 	require.NoError(t, err)
 	require.Empty(t, r.Findings)
-	for _, name := range []string{m.segments[1], m.to.one(t, "snapshots/", "1000", ".zst")} {
-		hurt := sealed.clone()
-		b := slices.Clone(hurt.files[name+".age"])
-		b[len(b)/2] ^= 1
-		hurt.files[name+".age"] = b
-		r, err = Run(t.Context(), Options{Files: hurt, Load: load})
+	require.EqualValues(t, 2+len(m.segments), r.Sources[0].Sealed.Files)
+	for _, opens := range []bool{false, true} {
+		o := Options{Files: m.to, Opens: opens, Load: func(ctx context.Context, files archive.Files, name string) (*archive.Catalog, error) {
+			return archive.Load(ctx, files, name, identity)
+		}}
+		r, err := Run(t.Context(), o)
+		require.NoError(t, err)
+		require.Equal(t, opens, r.Sources[0].Sealed.Files == 0)
+		for _, name := range []string{m.segments[1], snapshot} {
+			require.True(t, strings.HasSuffix(name, ".age"))
+			hurt := m.to.clone()
+			b := slices.Clone(hurt.files[name])
+			b[len(b)/2] ^= 1
+			hurt.files[name], o.Files = b, hurt
+			r, err = Run(t.Context(), o)
+			require.Error(t, err)
+			require.Len(t, r.Findings, 1)
+			require.Equal(t, name, r.Findings[0].File)
+		}
+		gone := m.to.clone()
+		delete(gone.files, snapshot)
+		o.Files = gone
+		r, err = Run(t.Context(), o)
 		require.Error(t, err)
 		require.Len(t, r.Findings, 1)
-		require.Equal(t, name+".age", r.Findings[0].File)
+		require.Contains(t, r.Findings[0].What, "it is missing")
 	}
-	_, err = Run(t.Context(), Options{Files: sealed, Load: load, Opens: true})
-	require.ErrorContains(t, err, "there is no identity")
+	// A key of somebody else's opens nothing, and finds nothing.
+	_, err = Run(t.Context(), Options{Files: m.to, Opens: true})
+	var no *crypt.IdentityError
+	require.ErrorAs(t, err, &no)
 }
