@@ -121,6 +121,25 @@ func TestReadmeCommands(t *testing.T) {
 			r.stop(syscall.SIGTERM)
 			require.DirExists(t, filepath.Join(r.root, "var/lib/offloader/archive/cache"))
 		}},
+		{"age-keygen", func(block string) {
+			r.sh(block)
+			require.Contains(t, r.read("systemctl"), "restart offloader\n")
+			r.service()
+			r.streaming("")
+			master.Do("SET", "user:19", "Edsger")
+			require.EqualValues(t, 1, master.Do("WAIT", 1, 5000))
+			r.stop(syscall.SIGTERM)
+			stored, err := filepath.Glob(filepath.Join(r.root, "var/lib/offloader/archive/cache/*/log/*.aof.zst.age"))
+			require.NoError(t, err)
+			require.NotEmpty(t, stored)
+			require.NoError(t, os.RemoveAll(filepath.Join(r.root, "var/lib/offloader/spool"))) // plain, and it may be lost
+		}},
+		{"sudo offloader restore --latest", func(block string) {
+			r.sh(block)
+			restored := enginetest.StartIn(t, master.Kind(), filepath.Join(r.home, "opened"), "--appendonly", "yes")
+			require.Equal(t, master.Digest(), restored.Digest())
+			restored.Stop()
+		}},
 	})
 }
 

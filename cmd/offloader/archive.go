@@ -14,6 +14,7 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/store"
 )
@@ -25,6 +26,7 @@ type opened struct {
 	folders    []string      // of those that are folders
 	spool      string        // "" for none
 	configured []string      // sources that a configuration names
+	identity   crypt.Identity
 	say        func(format string, args ...any)
 	said       map[string]bool
 }
@@ -54,6 +56,13 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 		places, o.spool = c.Stores, c.Spool.Path
 		for _, s := range c.Sources {
 			o.configured = append(o.configured, s.Name)
+		}
+		o.identity = c.Encryption.Identity
+	}
+	if a.identityFile != "" {
+		var err error
+		if o.identity, err = a.readIdentity(); err != nil {
+			return nil, err
 		}
 	}
 	if _, err := os.Stat(o.spool); errors.Is(err, fs.ErrNotExist) {
@@ -175,7 +184,7 @@ func (o *opened) load(source string) func(context.Context) (*archive.Catalog, er
 				return nil, spoolError(err)
 			}
 		}
-		all, err := ask(o, func(s store.Store) (*archive.Catalog, error) { return archive.Load(ctx, s, source) })
+		all, err := ask(o, func(s store.Store) (*archive.Catalog, error) { return archive.Load(ctx, s, source, o.identity) })
 		if err != nil {
 			return nil, err
 		}
@@ -222,6 +231,22 @@ func (o *opened) pick(ctx context.Context, name string) (string, error) {
 		return "", usagef("there is "+strings.Join(known, ", "), "%s holds no source %q", o, name)
 	}
 	return "", usagef("say --source "+strings.Join(known, " or --source "), "there are %d sources", len(known))
+}
+
+// identityFlag is --identity.
+func (a *app) identityFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.identityFile, "identity", "", "`FILE` with a secret key that opens an encrypted archive, as\nage-keygen writes it (default encryption.identity_file of a configuration)")
+}
+
+func (a *app) readIdentity() (crypt.Identity, error) {
+	identity, warning, err := config.ReadIdentity(a.identityFile)
+	if err != nil {
+		return identity, usagef("name a file that age-keygen has written", "--identity: %v", err)
+	}
+	if warning != "" {
+		a.term.say("offloader: warning: %s", warning)
+	}
+	return identity, nil
 }
 
 // sourceFlag is --source, completed with what the archive holds.

@@ -132,6 +132,13 @@ func (a *app) local(ctx context.Context, c *config.Config, dataset int64, runnin
 		store := check.Folder{Name: "store", Path: s.Path, MinFree: c.Spool.MinFree.Of, Needs: dataset, What: "the first snapshot"}
 		list = append(list, store.Check()...)
 	}
+	if e := c.Encryption; len(e.Recipients) > 0 {
+		f := check.Finding{Name: "encryption", Level: check.OK, Message: "what is stored is encrypted to " + plural(int64(len(e.Recipients)), "recipient", "recipients")}
+		if e.Identity.Empty() {
+			f.Hint = "a restore needs a secret key of theirs: --identity FILE; who has lost them all has lost the archive"
+		}
+		list = append(list, f)
+	}
 	if os.Geteuid() == 0 {
 		list = append(list, check.Finding{Name: "user", Level: check.OK, Message: "these were asked as root; the daemon's own user may have fewer rights", Hint: "run this as that user: sudo -u offloader offloader check"})
 	}

@@ -58,7 +58,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Logger: d.log}}
+	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
 	work := newJobs(d.log, f, stores, c.Spool.Path)
 	web := httpapi.New(httpapi.Options{
 		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, Logger: d.log,
@@ -133,6 +133,7 @@ func (d *daemon) needsRestart(c *config.Config) {
 		{"stores", !reflect.DeepEqual(c.Stores, d.config.Stores)},
 		{"http", c.HTTP != d.config.HTTP},
 		{"ack", c.Ack != d.config.Ack},
+		{"encryption", !c.Encryption.Same(d.config.Encryption)},
 	} {
 		if part.changed {
 			d.log.Warn("this part of the configuration changes with a restart only", "part", part.name)
@@ -206,7 +207,7 @@ func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disk
 		if err != nil {
 			return nil, nil, err
 		}
-		enc, err := source.NewEncoders(encoders)
+		enc, err := source.NewEncoders(encoders, d.config.Encryption.Recipients...)
 		if err != nil {
 			return nil, nil, err
 		}

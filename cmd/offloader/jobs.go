@@ -159,7 +159,9 @@ func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retent
 }
 
 func (j *jobs) verify(ctx context.Context, st source.Store) error {
-	r, err := verify.Run(ctx, verify.Options{Files: st, Note: st})
+	options := everything(st, j.fleet.options.Identity)
+	options.Note = st
+	r, err := verify.Run(ctx, options)
 	var empty *verify.EmptyError
 	if errors.As(err, &empty) {
 		return nil // nothing is stored yet

@@ -32,7 +32,7 @@ damaged; what can be read is shown.`,
 	}
 	cmd.Flags().BoolVar(&segments, "segments", false, "show every segment too")
 	a.sourceFlag(cmd, &source)
-	laterFlags(cmd, "identity")
+	a.identityFlag(cmd)
 	return cmd
 }
 
@@ -75,6 +75,7 @@ type (
 		Unchecked string        `json:"unchecked,omitempty"` // why its structure was not checked
 		Spooled   bool          `json:"spooled"`             // no store has it yet
 		Pinned    bool          `json:"pinned"`              // a pin needs it
+		Encrypted bool          `json:"encrypted"`
 	}
 	listedPin struct {
 		Offset stream.Offset `json:"offset"`
@@ -148,7 +149,7 @@ func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSou
 				problems = append(problems, err)
 			}
 			one := listedSnapshot{Offset: snapshot.Offset, Time: snapshot.Time, Bytes: info.Bytes, Method: info.Method, Stored: snapshot.Size,
-				Unchecked: info.Unchecked, Spooled: snapshot.Name == ""}
+				Unchecked: info.Unchecked, Spooled: snapshot.Name == "", Encrypted: snapshot.Encrypted}
 			one.Pinned = slices.Contains(held[i].Pinned, archive.SnapshotName{Offset: snapshot.Offset, Time: snapshot.Time})
 			if info.Unchecked == "" && err == nil {
 				one.Keys = new(int64)
@@ -246,6 +247,9 @@ func (s listedSnapshot) told() string {
 	text := fmt.Sprintf("%s, RDB of %s, %s stored, by %s", keys, size(s.Bytes), size(s.Stored), s.Method)
 	if s.Spooled {
 		text += ", in the spool only"
+	}
+	if s.Encrypted {
+		text += ", encrypted"
 	}
 	if s.Unchecked != "" {
 		text += "; not checked: " + s.Unchecked

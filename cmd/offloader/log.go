@@ -42,7 +42,7 @@ source has no archive; 4 the archive is damaged; what comes before the damage wa
 	flags.StringVar(&f.to, "to", "", "before this `TIME`")
 	a.timelineFlag(cmd, &f.timeline, &f.source, "this timeline only, by `NAME`")
 	a.sourceFlag(cmd, &f.source)
-	laterFlags(cmd, "identity")
+	a.identityFlag(cmd)
 	return cmd
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/verify"
 )
@@ -46,6 +47,7 @@ func exitCode(err error) int {
 		empty     *emptyError
 		damaged   *archive.DamageError
 		found     *verify.FoundError
+		locked    *crypt.IdentityError
 	)
 	switch {
 	case err == nil:
@@ -54,6 +56,8 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &found), errors.As(err, &damaged): // also where damage is why a point can't be reached
 		return exitDamaged
+	case errors.As(err, &locked): // the archive is as it should be, --identity isn't
+		return exitUsage
 	case errors.As(err, &nowhere):
 		if errors.As(errors.Join(nowhere.Problems...), &damaged) {
 			return exitDamaged // what can't be read may be what would lead there
@@ -104,9 +108,10 @@ type app struct {
 	term *terminal
 	env  config.Env
 
-	configFile string // --config
-	archiveURL string // --archive
-	json       bool   // --json
+	configFile   string // --config
+	archiveURL   string // --archive
+	json         bool   // --json
+	identityFile string // --identity, of all that reads an archive
 }
 
 // main runs one command line and tells its error, if it has one.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/replay"
 )
@@ -35,6 +36,7 @@ func TestExitCodes(t *testing.T) {
 		{&plan.SyntaxError{}, 2},
 		{&plan.AmbiguousError{}, 2},
 		{&plan.UnknownTimelineError{}, 2},
+		{fmt.Errorf("open: %w", &crypt.IdentityError{}), 2},
 		{&plan.UnreachableError{}, 3},
 		{fmt.Errorf("restore: %w", &plan.UnreachableError{}), 3},
 		{damage, 4},

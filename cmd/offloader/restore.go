@@ -55,7 +55,8 @@ left in the output folder.`,
 	flags.BoolVar(&f.dryRun, "dry-run", false, "find the point and say what would be used; write nothing")
 	a.sourceFlag(cmd, &f.source)
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{string(restore.AOF), string(restore.AOFSingle)}, cobra.ShellCompDirectiveNoFileComp))
-	laterFlags(cmd, "to", "keys", "db", "identity")
+	a.identityFlag(cmd)
+	laterFlags(cmd, "to", "keys", "db")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.restore(cmd.Context(), f, cmd.Flags().Changed, time.Now())
 	}

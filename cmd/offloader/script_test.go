@@ -11,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
@@ -27,13 +29,16 @@ func TestMain(m *testing.M) {
 }
 
 // The transcripts of testdata/script: what a user types, what comes back, and with which code.
-// They find a master at $MASTER, and at $ARCHIVE the archive of a source "cache" (see sample).
+// They find a master at $MASTER, and at $ARCHIVE the archive of a source "cache" (see sample). That at
+// $SEALED is encrypted to $RECIPIENT: the identity file $KEY opens it, and $STRANGER doesn't.
 func TestScripts(t *testing.T) {
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	master.Do("ACL", "SETUSER", "reader", "on", ">right", "resetkeys", "resetchannels", "+ping", "+info", "+config|get")
 	closed := enginetest.Start(t, kind, "--requirepass", "secret")
 	s := makeSample(t, kind)
+	key, stranger := newIdentity(t), newIdentity(t)
+	sealed := makeSample(t, kind, key.recipient)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
@@ -45,6 +50,11 @@ func TestScripts(t *testing.T) {
 			e.Setenv("MIDDLE", s.middle.String())
 			e.Setenv("INSIDE", (s.middle + 1).String())
 			e.Setenv("END", s.end.String())
+			e.Setenv("SEALED", sealed.archive)
+			e.Setenv("SEALED_MIDDLE", sealed.middle.String())
+			e.Setenv("RECIPIENT", key.recipient.String())
+			e.Setenv("KEY", key.file)
+			e.Setenv("STRANGER", stranger.file)
 			e.Setenv("TZ", "UTC")
 			return nil
 		},
@@ -98,7 +108,24 @@ type sample struct {
 	begin, middle, end stream.Offset
 }
 
-func makeSample(t *testing.T, kind enginetest.Kind) sample {
+// identityFile is a new key.
+type identityFile struct {
+	file      string
+	recipient crypt.Recipient
+}
+
+func newIdentity(t *testing.T) identityFile {
+	t.Helper()
+	key, err := age.GenerateX25519Identity()
+	require.NoError(t, err)
+	i := identityFile{file: filepath.Join(t.TempDir(), "key.txt")}
+	require.NoError(t, os.WriteFile(i.file, []byte("# made for a test\n"+key.String()+"\n"), 0o600))
+	i.recipient, err = crypt.ParseRecipient(key.Recipient().String())
+	require.NoError(t, err)
+	return i
+}
+
+func makeSample(t *testing.T, kind enginetest.Kind, to ...crypt.Recipient) sample {
 	t.Helper()
 	master := enginetest.Start(t, kind, "--repl-diskless-sync-delay", "0")
 	for i := range 5 {
@@ -109,7 +136,7 @@ func makeSample(t *testing.T, kind enginetest.Kind) sample {
 	require.NoError(t, err)
 	sp, err := spool.Open(filepath.Join(dir, ".spool"), spool.Options{MaxSize: 64 << 20})
 	require.NoError(t, err)
-	encoders, err := source.NewEncoders(1)
+	encoders, err := source.NewEncoders(1, to...)
 	require.NoError(t, err)
 	src := source.New(source.Options{Name: "cache", Link: syncer.Options{Address: master.Addr()}, Spool: sp,
 		Stores: []source.StoreOptions{{Store: st, Encoders: encoders, Interval: 10 * time.Millisecond}}})

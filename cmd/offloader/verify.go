@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/verify"
 )
 
@@ -30,7 +32,8 @@ configuration; 4 the archive is damaged.`,
 	cmd.Flags().StringVar(&timeline, "timeline", "", "this timeline only, by `NAME`; needs --source where there are several")
 	a.sourceFlag(cmd, &source)
 	cmd.Flags().Lookup("source").Usage = "this source only, by `NAME`"
-	laterFlags(cmd, "boot", "identity")
+	a.identityFlag(cmd)
+	laterFlags(cmd, "boot")
 	cmd.Flags().Lookup("boot").NoOptDefVal = "true" // it will take no value
 	return cmd
 }
@@ -49,7 +52,9 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 	var errs []error
 	for _, st := range o.stores {
 		show, end := a.term.progress("verifying")
-		r, err := verify.Run(ctx, verify.Options{Files: st, Source: source, Timeline: timeline, Progress: show})
+		options := everything(st, o.identity)
+		options.Source, options.Timeline, options.Progress = source, timeline, show
+		r, err := verify.Run(ctx, options)
 		end()
 		var found *verify.FoundError
 		var unread *verify.UnreadError
@@ -70,6 +75,13 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 		errs = append(errs, a.term.json(all))
 	}
 	return errors.Join(errs...)
+}
+
+// everything is all of a store, with what opens it.
+func everything(st archive.Files, identity crypt.Identity) verify.Options {
+	return verify.Options{Files: st, Opens: !identity.Empty(), Load: func(ctx context.Context, files archive.Files, source string) (*archive.Catalog, error) {
+		return archive.Load(ctx, files, source, identity)
+	}}
 }
 
 // verified is what verify prints as JSON.

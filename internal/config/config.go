@@ -40,6 +40,8 @@ type Config struct {
 
 	Snapshots Snapshots
 	Retention *Retention // nil: nothing is ever deleted
+
+	Encryption Encryption
 }
 
 // Verify is when everything in the archive is read again and checked.
@@ -89,8 +91,9 @@ const maxFile = 256 << 10
 func Load(path string, env Env) (*Config, []string, error) { return load(path, env, false) }
 
 // LoadToRead is Load for who reads the archive or asks the daemon, and attaches to no master: of
-// the sources only the names are taken. So a restore needs neither the daemon's environment, nor
-// its credentials, which systemd takes away when the daemon is down.
+// the sources only the names are taken, and an identity that can't be read is no error until it is
+// needed. So a restore needs neither the daemon's environment, nor its credentials, which systemd
+// takes away when the daemon is down.
 func LoadToRead(path string, env Env) (*Config, []string, error) { return load(path, env, true) }
 
 func load(path string, env Env, namesOnly bool) (*Config, []string, error) {
@@ -155,7 +158,7 @@ func (r *reader) config(n node, c *Config) {
 		{"http", func(n node) {
 			r.mapping(n, "http", []field{{"listen", func(n node) { r.value(n, &c.HTTP.Listen, listen) }}})
 		}},
-		{"encryption", nil},
+		{"encryption", func(n node) { r.encryptTo(n, &c.Encryption) }},
 		{"snapshots", func(n node) { r.snapshots(n, c) }},
 		{"exports", nil},
 		{"retention", func(n node) { c.Retention = r.retention(n) }},

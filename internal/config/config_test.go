@@ -175,10 +175,10 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, snapshots, retention, verify`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, snapshots, retention, verify`}},
-		{"fields of later versions", good + "exports: []\nencryption: {}\n", []string{
-			`7:1: "exports" is not in this version`, `8:1: "encryption" is not in this version`,
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, retention, verify`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, retention, verify`}},
+		{"fields of later versions", good + "exports: []\n", []string{
+			`7:1: "exports" is not in this version`,
 		}},
 		{"snapshots by merging", good + "snapshots: {method: merge}\n", []string{`7:21: "method: merge" is not in this version: say master or replica`}},
 		{"a method that isn't", good + "snapshots: {method: replcia}\n", []string{`7:21: "replcia" is no method: did you mean "replica"?`}},

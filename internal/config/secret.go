@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+
+	"github.com/offloader/offloader/internal/crypt"
 )
 
 // A Secret prints as stars, so that it can't get into a log or a status by mistake.
@@ -27,38 +29,65 @@ func (s Secret) GoString() string             { return s.String() }
 func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// maxSecret is more than any password has.
+// maxSecret is more than any password has, or file of keys.
 const maxSecret = 64 << 10
 
 // ReadPassword reads a file that holds a password, without the newline that editors put behind
 // it. The warning is for people, "" where there is none.
 func ReadPassword(file string) (password Secret, warning string, err error) {
-	info, err := os.Stat(file)
+	text, open, err := readSecret(file)
 	if err != nil {
 		return "", "", fmt.Errorf("read the password: %w", err)
-	}
-	if !info.Mode().IsRegular() && info.Mode()&fs.ModeNamedPipe == 0 {
-		return "", "", fmt.Errorf("read the password: %s is not a file", file)
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return "", "", fmt.Errorf("read the password: %w", err)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return "", "", fmt.Errorf("read the password: %w", err)
-	}
-	if len(text) > maxSecret {
-		return "", "", fmt.Errorf("read the password: %s has more than %d bytes, that is no password", file, maxSecret)
 	}
 	password = Secret(strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"))
 	if password == "" {
 		return "", "", fmt.Errorf("read the password: %s is empty", file)
 	}
-	if readableByAll(info.Mode()) {
+	if open {
 		warning = file + " holds a password and can be read by everyone: chmod o-r it"
 	}
 	return password, warning, nil
+}
+
+// ReadIdentity reads a file of secret keys that open an encrypted archive.
+func ReadIdentity(file string) (identity crypt.Identity, warning string, err error) {
+	if crypt.IsSecret(file) { // no error may tell it
+		return crypt.Identity{}, "", errors.New("read the identity: this is a secret key itself: name the file that holds it")
+	}
+	text, open, err := readSecret(file)
+	if err != nil {
+		return crypt.Identity{}, "", fmt.Errorf("read the identity: %w", err)
+	}
+	if identity, err = crypt.ParseIdentity(file, text); err != nil {
+		return crypt.Identity{}, "", fmt.Errorf("read the identity: %w", err)
+	}
+	if open {
+		warning = file + " holds a secret key and can be read by everyone: chmod o-r it"
+	}
+	return identity, warning, nil
+}
+
+// readSecret gives a file's text, and whether everybody can read it.
+func readSecret(file string) (text []byte, open bool, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, false, err
+	}
+	if !info.Mode().IsRegular() && info.Mode()&fs.ModeNamedPipe == 0 {
+		return nil, false, fmt.Errorf("%s is not a file", file)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, false, err
+	}
+	text, err = io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, false, err
+	}
+	if len(text) > maxSecret {
+		return nil, false, fmt.Errorf("%s has more than %d bytes, that is no secret of this kind", file, maxSecret)
+	}
+	return text, readableByAll(info.Mode()), nil
 }
 
 func readableByAll(m fs.FileMode) bool { return m.IsRegular() && m&0o004 != 0 }
