@@ -31,46 +31,62 @@ stores: [{type: disk, path: $DIR/archive}]
 // but the first.
 func TestKill9(t *testing.T) {
 	kills := count(t, "kills on each engine", 50, 8)
-	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
-		master := enginetest.Start(t, kind, "--repl-backlog-size", "512mb")
-		master.Do("SET", "before", "1")
-		d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))
-		began := d.Streaming("cache")
-		truth := newRecord(t, master, began.ReplID, began.LastSnapshot.Offset)
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) { kill9(t, kind, kills, "") })
+}
 
-		stop := load(t, master, 3)
-		seed := rand.Uint64()
-		random := rand.New(rand.NewPCG(seed, 0))
-		t.Logf("seed %d", seed)
-		for range kills {
-			// From "it has hardly begun" to "it works": without waiting for it to stream.
-			d.WaitFor(time.Duration(random.Int64N(int64(1500 * time.Millisecond))))
-			d.Kill()
-			d.Restart()
-		}
-		d.Streaming("cache")
-		stop()
-		master.Do("SET", "after", "2")
-		require.EqualValues(t, 1, master.Do("WAIT", 1, 30_000))
-		want, end := master.Digest(), master.Offset()
-		d.Durable("cache", end)
-		require.Equal(t, "1", master.Info("stats")["sync_full"])
-		d.Stop()
+// The same for an archive that is encrypted, by a daemon that can't read what it has stored.
+func TestKill9Encrypted(t *testing.T) {
+	kill9(t, enginetest.Any(t), count(t, "kills", 50, 4), filepath.Join(t.TempDir(), "key.txt"))
+}
 
-		// The store alone has all of it: the spool lies elsewhere, and is not looked at.
-		timeline, all := segments(t, blackbox.ArchiveAt(t, d.Dir), "cache")
-		from, stored := storedStream(t, filepath.Join(d.Dir, "cache", timeline), all)
-		require.Equal(t, began.LastSnapshot.Offset, from, "the stream goes on where the snapshot ends")
-		requireSameStream(t, truth.upTo(t, from+int64(len(stored))), stored, from)
-		require.GreaterOrEqual(t, from+int64(len(stored)), end, "all is stored")
-		require.Greater(t, len(all), 1, "segments were joined, and not all into one")
-		t.Logf("%d bytes in %d segments", len(stored), len(all))
-		blackbox.ArchiveAt(t, d.Dir).Do("verify")
+// kill9 kills that often. key names an identity file to make, for what is encrypted then.
+func kill9(t *testing.T, kind enginetest.Kind, kills int, key string) {
+	master := enginetest.Start(t, kind, "--repl-backlog-size", "512mb")
+	master.Do("SET", "before", "1")
+	config, identity := smallSpool(master), []string(nil)
+	if key != "" {
+		config += encryption(t, key)
+		identity = []string{"--identity", key}
+	}
+	d := blackbox.StartWith(t, t.TempDir(), config)
+	began := d.Streaming("cache")
+	truth := newRecord(t, master, began.ReplID, began.LastSnapshot.Offset)
 
-		restored := d.Restore("--latest")
-		require.GreaterOrEqual(t, restored.Offset, end)
-		require.Equal(t, want, restored.Boot(kind).Digest())
-	})
+	stop := load(t, master, 3)
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	for range kills {
+		// From "it has hardly begun" to "it works": without waiting for it to stream.
+		d.WaitFor(time.Duration(random.Int64N(int64(1500 * time.Millisecond))))
+		d.Kill()
+		d.Restart()
+	}
+	d.Streaming("cache")
+	stop()
+	master.Do("SET", "after", "2")
+	require.EqualValues(t, 1, master.Do("WAIT", 1, 30_000))
+	want, end := master.Digest(), master.Offset()
+	d.Durable("cache", end)
+	require.Equal(t, "1", master.Info("stats")["sync_full"])
+	d.Stop()
+
+	// The store alone has all of it: the spool lies elsewhere, and is not looked at.
+	timeline, all := segments(t, blackbox.ArchiveAt(t, d.Dir), "cache")
+	from, stored := storedStream(t, filepath.Join(d.Dir, "cache", timeline), all, key)
+	require.Equal(t, began.LastSnapshot.Offset, from, "the stream goes on where the snapshot ends")
+	requireSameStream(t, truth.upTo(t, from+int64(len(stored))), stored, from)
+	require.GreaterOrEqual(t, from+int64(len(stored)), end, "all is stored")
+	for _, s := range all {
+		require.Equal(t, key != "", strings.HasSuffix(s.Name, ".age"), s.Name)
+	}
+	require.Greater(t, len(all), 1, "segments were joined, and not all into one")
+	t.Logf("%d bytes in %d segments", len(stored), len(all))
+	blackbox.ArchiveAt(t, d.Dir).Do(append([]string{"verify"}, identity...)...)
+
+	restored := d.Restore(append(identity, "--latest")...)
+	require.GreaterOrEqual(t, restored.Offset, end)
+	require.Equal(t, want, restored.Boot(kind).Digest())
 }
 
 // load writes to a master with that many clients until stop is called: small and large values,

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 
@@ -133,7 +134,7 @@ func segments(t *testing.T, a blackbox.Archive, source string) (timeline string,
 
 // storedStream is the stream that a timeline's stored segments hold, from the first one's offset
 // on. It demands that they join: no hole, and no byte twice.
-func storedStream(t *testing.T, dir string, all []storedSegment) (from int64, stream []byte) {
+func storedStream(t *testing.T, dir string, all []storedSegment, key ...string) (from int64, stream []byte) {
 	t.Helper()
 	require.NotEmpty(t, all)
 	sort.Slice(all, func(i, j int) bool { return all[i].From < all[j].From })
@@ -141,7 +142,7 @@ func storedStream(t *testing.T, dir string, all []storedSegment) (from int64, st
 	for _, s := range all {
 		require.NotEmpty(t, s.Name, "segment [%d,%d) is in the spool only", s.From, s.To)
 		require.Equal(t, from+int64(len(stream)), s.From, "segment %s begins where the one before it ends", s.Name)
-		text := decompressed(t, filepath.Join(dir, s.Name))
+		text := decompressed(t, filepath.Join(dir, s.Name), key...)
 		bytes := withoutAnnotations(t, text)
 		require.Equal(t, s.To-s.From, int64(len(bytes)), "segment %s holds as many bytes as its name says", s.Name)
 		stream = append(stream, bytes...)
@@ -149,12 +150,22 @@ func storedStream(t *testing.T, dir string, all []storedSegment) (from int64, st
 	return from, stream
 }
 
-func decompressed(t *testing.T, path string) []byte {
+// decompressed is what is in a file of the archive. One that is encrypted takes an identity file.
+func decompressed(t *testing.T, path string, key ...string) []byte {
 	t.Helper()
 	f, err := os.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	z, err := zstd.NewReader(f)
+	packed := io.Reader(f)
+	if strings.HasSuffix(path, ".age") {
+		secret, err := os.ReadFile(key[0])
+		require.NoError(t, err)
+		keys, err := age.ParseIdentities(bytes.NewReader(secret))
+		require.NoError(t, err)
+		packed, err = age.Decrypt(f, keys...)
+		require.NoError(t, err, path)
+	}
+	z, err := zstd.NewReader(packed)
 	require.NoError(t, err)
 	defer z.Close()
 	text, err := io.ReadAll(z)
