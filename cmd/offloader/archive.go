@@ -29,6 +29,7 @@ type opened struct {
 	identity   crypt.Identity
 	say        func(format string, args ...any)
 	said       map[string]bool
+	missed     error // the stores that could not be opened, nil if all could
 }
 
 // openArchive opens what --archive or the configuration names. Nothing is locked or changed, so a
@@ -83,6 +84,7 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 	if err := o.miss(len(o.stores), errs); err != nil {
 		return nil, err
 	}
+	o.missed = errors.Join(errs...)
 	return o, nil
 }
 

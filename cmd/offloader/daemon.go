@@ -211,7 +211,11 @@ func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disk
 		if err != nil {
 			return nil, nil, err
 		}
-		stores = append(stores, source.StoreOptions{Store: st, Encoders: enc, Interval: time.Duration(c.UploadInterval)})
+		taken, err := source.NewEncoders(1, d.config.Encryption.Recipients...)
+		if err != nil {
+			return nil, nil, err
+		}
+		stores = append(stores, source.StoreOptions{Store: st, Encoders: enc, Taken: taken, Interval: time.Duration(c.UploadInterval)})
 	}
 	return stores, disks, nil
 }

@@ -108,6 +108,9 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 		if !c.Snapshots.Schedule.IsZero() {
 			add("snapshot of "+s.Name, c.Snapshots.Schedule, snapshotDeadline, forks, func(ctx context.Context) error {
 				_, err := j.fleet.snapshot(ctx, s.Name)
+				if errors.Is(err, source.ErrBusy) {
+					return nil // by hand, at this moment
+				}
 				return err
 			})
 		}

@@ -140,9 +140,9 @@ func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, er
 			o.Address, o.Announce = replica, syncer.Announce{}
 			method, from = source.MethodReplica, &o
 		}
-		at, err := src.TakeSnapshot(ctx, from)
+		taken, err := src.TakeSnapshot(ctx, from)
 		if err == nil {
-			err = src.Stored(ctx, at.Offset)
+			err = src.Stored(ctx, taken)
 		}
 		if err != nil {
 			if hint := syncer.Hint(err); hint != "" {
@@ -150,8 +150,7 @@ func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, er
 			}
 			return httpapi.Snapshot{}, err
 		}
-		st := src.Status(time.Now())
-		return httpapi.Snapshot{Source: name, Timeline: st.Timeline, Offset: at.Offset, Time: at.Time, Method: method, Stores: len(st.Stores), Took: time.Since(began).Seconds()}, nil
+		return httpapi.Snapshot{Source: name, Timeline: taken.Timeline, Offset: taken.Offset, Time: taken.Time, Method: method, Stores: len(f.options.Stores), Took: time.Since(began).Seconds()}, nil
 	}
 	return httpapi.Snapshot{}, httpapi.ErrNoSource
 }

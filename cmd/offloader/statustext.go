@@ -118,7 +118,11 @@ func details(s httpapi.Source, now time.Time) [][]cell {
 			bad("", store.Error, store.Hint)
 		}
 	}
-	if s.State == "streaming" && !s.PlainSync {
+	switch {
+	case s.State != "streaming" || s.PlainSync:
+	case s.Ack == "store":
+		add("WAIT", "1 means that every store has it, while Offloader is the master's only replica, n+1 beside n others")
+	default:
 		add("WAIT", "1 means durable here while Offloader is the master's only replica, n+1 beside n others")
 	}
 	return rows

@@ -71,6 +71,9 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 		}
 		errs = append(errs, a.printVerified(r))
 	}
+	if o.missed != nil { // not verified, so not well
+		errs = append(errs, o.missed)
+	}
 	if a.json {
 		errs = append(errs, a.term.json(all))
 	}

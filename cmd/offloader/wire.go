@@ -108,6 +108,9 @@ func (a *app) password(ctx context.Context, file string, source config.Source) (
 		return config.Secret(password), nil
 	}
 	if !term.IsTerminal(int(a.in.Fd())) {
+		if source.Username != "" {
+			return "", usagef("say it in OFFLOADER_PASSWORD or --password-file, or on a terminal", "there is a user, %s, and no password for it", source.Username)
+		}
 		return "", nil
 	}
 	who := source.Address

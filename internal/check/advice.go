@@ -94,7 +94,7 @@ func (f *Facts) rights(out *findings, user string) {
 	unknown := func(words string) bool { return strings.Contains(strings.ToLower(words), "unknown command") }
 	switch {
 	case len(missing) > 0:
-		out.add(Fail, "rights", fmt.Sprintf("on the master: ACL SETUSER %s %s", who, strings.Join(missing, " ")), "user %s may not attach: it lacks %s", who, strings.Join(missing, " and "))
+		out.add(Fail, "rights", fmt.Sprintf("on the master: ACL SETUSER %s %s", who, quoted(missing)), "user %s may not attach: it lacks %s", who, strings.Join(missing, " and "))
 	case unknown(f.Psync):
 		out.add(Warn, "rights", "where it is a hosted server, ask its vendor for PSYNC; else see rename-command in its configuration",
 			"it doesn't know PSYNC: only plain SYNC is left, which can't resume, so each interruption is a full resync and a fork")
@@ -112,7 +112,7 @@ func (f *Facts) rights(out *findings, user string) {
 		}
 	}
 	if len(extra) > 0 {
-		out.add(Warn, "extra rights", fmt.Sprintf("on the master: ACL SETUSER %s %s", who, strings.Join(extra, " ")), "user %s lacks %s: it works without, and less can be told", who, strings.Join(extra, " and "))
+		out.add(Warn, "extra rights", fmt.Sprintf("on the master: ACL SETUSER %s %s", who, quoted(extra)), "user %s lacks %s: it works without, and less can be told", who, strings.Join(extra, " and "))
 	} else if f.Config == nil && f.Info != nil {
 		out.add(Warn, "extra rights", "", "the server doesn't tell its settings (%s): what depends on them isn't checked", f.Refused["config|get"])
 	}
@@ -326,4 +326,15 @@ func atoi(s string) int64 {
 		return 0
 	}
 	return n
+}
+
+// quoted joins rights so that a shell leaves them as they are: the bar of a subcommand is a pipe there.
+func quoted(rights []string) string {
+	words := make([]string, len(rights))
+	for i, r := range rights {
+		if words[i] = r; strings.Contains(r, "|") {
+			words[i] = "'" + r + "'"
+		}
+	}
+	return strings.Join(words, " ")
 }

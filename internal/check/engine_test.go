@@ -81,7 +81,7 @@ func TestRights(t *testing.T) {
 
 		list = ask(t, master(s, "bare"))
 		require.NotEmpty(t, named(list, "rights", OK))
-		require.Equal(t, "on the master: ACL SETUSER bare +ping +info +config|get", named(list, "extra rights", Warn)[0].Hint)
+		require.Equal(t, "on the master: ACL SETUSER bare +ping +info '+config|get'", named(list, "extra rights", Warn)[0].Hint)
 
 		list = ask(t, master(s, "deaf"))
 		require.Equal(t, "user deaf may not attach: it lacks +replconf", named(list, "rights", Fail)[0].Message)
@@ -177,7 +177,7 @@ func TestNoWayIn(t *testing.T) {
 		{"no server", Master{Address: "127.0.0.1:1"}, "connection refused", "nothing listens there"},
 		{"no host", Master{Address: "nowhere.invalid:1"}, "nowhere.invalid", "is the host's name right"},
 		{"a password is wanted", Master{Address: closed.Addr()}, "NOAUTH", "give password_file, or OFFLOADER_PASSWORD"},
-		{"wrong password", Master{Address: closed.Addr(), Username: "offloader", Password: "wrong"}, "WRONGPASS", "ACL SETUSER offloader on >PASSWORD"},
+		{"wrong password", Master{Address: closed.Addr(), Username: "offloader", Password: "wrong"}, "WRONGPASS", "ACL SETUSER offloader on '>PASSWORD'"},
 		{"no password is wanted", Master{Address: open.Addr(), Password: "pw"}, "without any password configured", "leave ours out"},
 		{"TLS to a plain port", Master{Address: open.Addr(), TLS: &tls.Config{}, Timeout: 500 * time.Millisecond}, "TLS handshake", "may not speak TLS"},
 		{"silence", Master{Address: silent.Addr().String(), Timeout: 200 * time.Millisecond}, "timeout", "may want TLS"},

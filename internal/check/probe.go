@@ -355,5 +355,5 @@ func aclLine(user string) string {
 	if user == "" || user == "default" {
 		user = "offloader"
 	}
-	return "ACL SETUSER " + user + " on >PASSWORD resetkeys resetchannels +psync +replconf +ping +info +role +config|get"
+	return "ACL SETUSER " + user + " on '>PASSWORD' resetkeys resetchannels +psync +replconf +ping +info +role '+config|get'"
 }

@@ -20,7 +20,8 @@ import (
 type ledger struct {
 	mu     sync.Mutex
 	stores []map[*spool.Timeline]entry
-	cuts   map[*spool.Timeline][]stream.Offset // where snapshots are, or will be: the log is cut there
+	cuts   map[*spool.Timeline][]stream.Offset // where snapshots are: the log is cut there
+	held   map[*spool.Timeline]stream.Offset   // where one will perhaps be: nothing is compacted across
 }
 
 // entry is what one store has of one timeline.
@@ -38,7 +39,7 @@ type entry struct {
 }
 
 func newLedger(stores int) *ledger {
-	l := &ledger{cuts: map[*spool.Timeline][]stream.Offset{}}
+	l := &ledger{cuts: map[*spool.Timeline][]stream.Offset{}, held: map[*spool.Timeline]stream.Offset{}}
 	for range stores {
 		l.stores = append(l.stores, map[*spool.Timeline]entry{})
 	}
@@ -119,12 +120,13 @@ func (l *ledger) only(held []*spool.Timeline) {
 	for _, store := range l.stores {
 		maps.DeleteFunc(store, func(t *spool.Timeline, _ entry) bool { return !slices.Contains(held, t) })
 	}
+	maps.DeleteFunc(l.held, func(t *spool.Timeline, _ stream.Offset) bool { return !slices.Contains(held, t) })
 	maps.DeleteFunc(l.cuts, func(t *spool.Timeline, _ []stream.Offset) bool { return !slices.Contains(held, t) })
 }
 
-// cut has the log of t cut at an offset, where a snapshot will be. It fails where a store has
-// a compacted segment across it, or is making one.
-func (l *ledger) cut(t *spool.Timeline, at stream.Offset) error {
+// hold keeps compaction from going across an offset of t, where a snapshot may come to be. It fails
+// where a store has a compacted segment across it, or is making one.
+func (l *ledger) hold(t *spool.Timeline, at stream.Offset) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, store := range l.stores {
@@ -132,17 +134,33 @@ func (l *ledger) cut(t *spool.Timeline, at stream.Offset) error {
 			return fmt.Errorf("offset %d lies in what is compacted already, up to %d", at, e.reserved)
 		}
 	}
+	l.held[t] = at
+	return nil
+}
+
+// confirm has the log of t cut at an offset that was held, and is a boundary.
+func (l *ledger) confirm(t *spool.Timeline, at stream.Offset) {
+	l.cut(t, at)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.held, t)
+}
+
+// cut has the log of t cut at an offset, where a snapshot is.
+func (l *ledger) cut(t *spool.Timeline, at stream.Offset) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !slices.Contains(l.cuts[t], at) {
 		l.cuts[t] = append(l.cuts[t], at)
 		slices.Sort(l.cuts[t])
 	}
-	return nil
 }
 
-// uncut takes that back.
+// uncut takes back a cut, or that it was held.
 func (l *ledger) uncut(t *spool.Timeline, at stream.Offset) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.held, t)
 	l.cuts[t] = slices.DeleteFunc(l.cuts[t], func(o stream.Offset) bool { return o == at })
 }
 
@@ -167,6 +185,9 @@ func (l *ledger) reserve(n int, t *spool.Timeline, r stream.Range) bool {
 		if r.From < at && at < r.To {
 			return false
 		}
+	}
+	if at, held := l.held[t]; held && r.From < at && at < r.To {
+		return false
 	}
 	e := l.stores[n][t]
 	e.reserved = max(e.reserved, r.To)

@@ -72,7 +72,7 @@ func (sh *shipper) seal(ctx context.Context, t *spool.Timeline, r stream.Range) 
 		From: stream.Cursor{Offset: r.From, DB: pieces.DB()},
 	}
 	if enc.Encrypts() {
-		end, err := t.CursorAt(r.To)
+		end, _, err := t.CursorAt(r.To)
 		if err != nil {
 			return name, fmt.Errorf("seal %s: %w", r, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -42,6 +43,10 @@ type shipper struct {
 	hurry    chan struct{} // capacity 1: the spool is about to be full
 	dir      string
 	progress map[*spool.Timeline]*progress
+
+	slow   *Encoders // bring's
+	mu     sync.Mutex
+	stored map[*spool.Timeline][]stream.Offset // by bring
 }
 
 // progress is how far one timeline has come. It is found in the store's listing: there is no file
@@ -101,6 +106,7 @@ func (sh *shipper) pass(ctx context.Context, end bool) error {
 			delete(sh.progress, t)
 		}
 	}
+	sh.forgetBrought(func(t *spool.Timeline) bool { return slices.Contains(all, t) })
 	return sh.s.letGo() // what was healed or ended last
 }
 
@@ -174,12 +180,29 @@ func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, err
 	p := sh.found(t, have)
 	p.miss(lack, have, noted)
 	p.first, p.taken = first || taken[t.Info().Offset] || t.Info().Parent != nil, taken
-	for at := range taken { // a cut that was made, and a daemon that died before all was compacted up to it
-		if at > p.base {
-			_ = sh.s.ledger.cut(t, at) // another store has compacted across it by now: then so may this one
-		}
+	if err := sh.cutAgain(t, p); err != nil {
+		return nil, err
 	}
 	return p, nil
+}
+
+// cutAgain has the log cut at the snapshots that an earlier life of the daemon took.
+func (sh *shipper) cutAgain(t *spool.Timeline, p *progress) error {
+	pending, err := t.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, s := range pending {
+		if s.Offset > p.base {
+			sh.s.ledger.cut(t, s.Offset)
+		}
+	}
+	for at := range p.taken {
+		if at > p.base {
+			sh.s.ledger.cut(t, at)
+		}
+	}
+	return nil
 }
 
 // own claims the timeline's name. Where another daemon archives this master into this store, and
@@ -273,7 +296,7 @@ func (sh *shipper) found(t *spool.Timeline, have []archive.SegmentName) *progres
 	return p
 }
 
-// snapshots stores those that the spool has: the one that the timeline began with, and others.
+// snapshots stores the one that the timeline began with, and takes note of those that bring has stored.
 func (sh *shipper) snapshots(ctx context.Context, t *spool.Timeline, p *progress, newest bool) error {
 	sh.s.mu.Lock()
 	sh.s.shipped[sh.n].waiting = newest && !p.first
@@ -282,11 +305,17 @@ func (sh *shipper) snapshots(ctx context.Context, t *spool.Timeline, p *progress
 	if err != nil {
 		return err
 	}
+	for at := range sh.brought(t) {
+		p.taken[at] = true
+	}
 	for _, s := range pending {
 		if p.taken[s.Offset] {
+			p.first = p.first || s.First
+		}
+		if p.taken[s.Offset] || !s.First {
 			continue
 		}
-		err := sh.snapshot(ctx, t, s)
+		err := sh.snapshot(ctx, t, s, sh.encoders)
 		if errors.Is(err, errGone) {
 			continue
 		}
@@ -302,7 +331,7 @@ func (sh *shipper) snapshots(ctx context.Context, t *spool.Timeline, p *progress
 // errGone says that the spool has let go of a snapshot for want of room: heal brings it.
 var errGone = errors.New("the snapshot is no longer in the spool")
 
-func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, s spool.Snapshot) error {
+func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, s spool.Snapshot, encoders *Encoders) error {
 	f, err := os.Open(s.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errGone
@@ -310,13 +339,13 @@ func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, s spool.Snap
 	if err != nil {
 		return err
 	}
-	enc, err := sh.encoders.take(ctx)
+	enc, err := encoders.take(ctx)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
 	began := time.Now()
 	stored, err := archive.WriteSnapshot(ctx, sh.store, enc, sh.s.o.Name, t.Info().Timeline, s.SnapshotInfo, f)
-	sh.encoders.give(enc)
+	encoders.give(enc)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
@@ -363,23 +392,8 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 			return err
 		}
 		upTo := t.Durable()
-		if cut, ok := sh.s.ledger.nextCut(t, p.base); ok && cut <= upTo.Offset {
-			if err := sh.compact(ctx, t, p, stream.Cursor{Offset: cut, Time: upTo.Time}); err != nil {
-				return err
-			}
-			continue
-		}
-		if cut, ok := t.CutAfter(p.base + stream.Offset(sh.s.o.Target)); ok {
-			if err := sh.compact(ctx, t, p, stream.Cursor{Offset: cut, Time: upTo.Time}); err != nil {
-				return err
-			}
-			continue
-		}
-		now := time.Now()
-		old := !p.began.IsZero() && now.Sub(p.began) >= sh.s.o.MaxSpan
-		ended := !newest && upTo.Offset == t.Boundary().Offset
-		if upTo.Offset > p.base && (old || ended || sh.s.pressed(int64(upTo.Offset-p.base))) {
-			if err := sh.compact(ctx, t, p, upTo); err != nil {
+		if to, due := sh.due(t, p, upTo, newest); due && sh.s.ledger.reserve(sh.n, t, stream.Range{From: p.base, To: to.Offset}) {
+			if err := sh.compact(ctx, t, p, to); err != nil {
 				return err
 			}
 			continue
@@ -388,6 +402,7 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 			p.since = time.Time{}
 			return nil
 		}
+		now := time.Now()
 		if p.since.IsZero() {
 			p.since = now
 		}
@@ -426,14 +441,24 @@ func (s *Source) pressed(waiting int64) bool {
 	return stuck || s.o.Spool.Pressed() && waiting > s.o.Spool.MaxSize()/16
 }
 
+// due is up to where all behind base should become one segment now: to a snapshot, to where a chunk
+// begins when there is enough, or, when it is time or the spool needs room, to the end.
+func (sh *shipper) due(t *spool.Timeline, p *progress, upTo stream.Cursor, newest bool) (to stream.Cursor, due bool) {
+	if cut, ok := sh.s.ledger.nextCut(t, p.base); ok && cut <= upTo.Offset {
+		return stream.Cursor{Offset: cut, Time: upTo.Time}, true
+	}
+	if cut, ok := t.CutAfter(p.base + stream.Offset(sh.s.o.Target)); ok {
+		return stream.Cursor{Offset: cut, Time: upTo.Time}, true
+	}
+	old := !p.began.IsZero() && time.Since(p.began) >= sh.s.o.MaxSpan
+	ended := !newest && upTo.Offset == t.Boundary().Offset
+	return upTo, upTo.Offset > p.base && (old || ended || sh.s.pressed(int64(upTo.Offset-p.base)))
+}
+
 // compact makes one segment of all behind base up to a boundary. When it is stored, what it
 // replaces can go.
 func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, to stream.Cursor) error {
-	r := stream.Range{From: p.base, To: to.Offset}
-	if !sh.s.ledger.reserve(sh.n, t, r) {
-		return nil // a snapshot is taken inside: the next look finds it
-	}
-	name, err := sh.seal(ctx, t, r)
+	name, err := sh.seal(ctx, t, stream.Range{From: p.base, To: to.Offset})
 	if err != nil {
 		return err
 	}

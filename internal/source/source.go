@@ -62,6 +62,7 @@ type Options struct {
 type StoreOptions struct {
 	Store    Store
 	Encoders *Encoders
+	Taken    *Encoders     // for snapshots of timelines that go on, which take their time; default: Encoders
 	Interval time.Duration // a byte is stored at this age at the latest; default 10 s, 1 s with AckStore
 }
 
@@ -97,7 +98,8 @@ type Source struct {
 	listening bool // on the announced port; the link's goroutine asks
 	port      int  // that it is
 
-	taking sync.Mutex // held while a snapshot is taken
+	taking sync.Mutex    // held while a snapshot is taken
+	over   chan struct{} // closed when Run ends
 
 	shippers []*shipper
 	ledger   *ledger
@@ -121,14 +123,15 @@ func New(o Options) *Source {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{},
-		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1)}
+		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1), over: make(chan struct{})}
 	for n, store := range o.Stores {
 		interval := cmp.Or(store.Interval, 10*time.Second)
 		if o.AckStore {
 			interval = min(interval, time.Second) // somebody waits for it
 		}
 		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval, hurry: make(chan struct{}, 1),
-			dir: filepath.Join(o.Spool.Dir(), o.Name), progress: map[*spool.Timeline]*progress{}})
+			dir: filepath.Join(o.Spool.Dir(), o.Name), progress: map[*spool.Timeline]*progress{},
+			slow: cmp.Or(store.Taken, store.Encoders), stored: map[*spool.Timeline][]stream.Offset{}})
 	}
 	s.o.Link.Logger = s.log
 	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")
@@ -165,6 +168,7 @@ func (s *Source) Run(ctx context.Context) error {
 	var shippers sync.WaitGroup
 	for _, sh := range s.shippers { // they outlive the link, to ship what it brought last
 		shippers.Go(func() { sh.ship(shipping) })
+		shippers.Go(func() { sh.bring(shipping) })
 	}
 	held := len(src.Timelines()) > 0
 	if held {
@@ -178,6 +182,9 @@ func (s *Source) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.tick(alive) })
 	err = g.Wait()
+	close(s.over)
+	s.taking.Lock() // whoever takes a snapshot has left by then
+	defer s.taking.Unlock()
 	stopShipping()
 	shippers.Wait()
 	s.mu.Lock()

@@ -35,6 +35,7 @@ type Status struct {
 	NotDurableSecs float64       `json:"not_durable_seconds"`
 	Acked          stream.Offset `json:"acked"`
 	Since          stream.Time   `json:"restorable_since"` // every moment from here to the durable time can be restored
+	Ack            string        `json:"ack"`              // local or store: what is acknowledged
 	Broken         string        `json:"broken,omitempty"` // why what is being archived can't be restored
 	FullResyncs    int64         `json:"full_resyncs"`
 	PartialResyncs int64         `json:"partial_resyncs"`
@@ -101,7 +102,11 @@ func (s *Source) Status(now time.Time) Status {
 	link, cur, shipped, since, snapshot, roomErr := s.link, s.cur, slices.Clone(s.shipped), s.since, s.snapshot, s.roomErr
 	up, lastByte, broken := s.outage == nil, s.lastByte, s.broken
 	s.mu.Unlock()
-	st := Status{Name: s.o.Name, State: "connecting", Master: s.o.Link.Address, Since: since, LastSnapshot: snapshot,
+	ack := "local"
+	if s.o.AckStore {
+		ack = "store"
+	}
+	st := Status{Name: s.o.Name, Ack: ack, State: "connecting", Master: s.o.Link.Address, Since: since, LastSnapshot: snapshot,
 		Spool: SpoolStatus{Bytes: s.o.Spool.Used(), MaxBytes: s.o.Spool.MaxSize()}}
 	if broken != "" {
 		st.Broken, st.Since = broken, 0

@@ -53,6 +53,9 @@ func (s *Source) findWhereStoreEnds(ctx context.Context) {
 // spool holds nothing, where the archive can go on. Where it holds a timeline, from when on its
 // moments can be restored. The spool is looked into first: what leaves it meanwhile is in a store.
 func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]bool, error) {
+	s.mu.Lock()
+	cur := s.cur
+	s.mu.Unlock()
 	views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
 	if err != nil {
 		return nil, nil, err
@@ -65,9 +68,6 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 	for _, t := range cat.Timelines {
 		names[t.Timeline] = true
 	}
-	s.mu.Lock()
-	cur := s.cur
-	s.mu.Unlock()
 	if cur == nil {
 		lost, err := s.storeEnd(ctx, cat)
 		return lost, names, err
@@ -178,6 +178,9 @@ func cursorIn(ctx context.Context, seg archive.Segment, at stream.Offset) (strea
 // snapshot. Where nothing leads to what is being archived, that must be told, and loudly.
 func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) error {
 	t := cat.Timeline(cur.Info().Timeline)
+	if t == nil { // it got another name meanwhile, or is gone
+		return nil
+	}
 	windows, err := cat.Windows(t)
 	broken := ""
 	switch n := len(windows); {

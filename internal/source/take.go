@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -26,18 +27,28 @@ const catchUpFor = time.Minute
 // ErrBusy says that a snapshot of the source is being taken already.
 var ErrBusy = errors.New("a snapshot of this source is being taken already")
 
+// errThere ends a transfer: nothing was written since the last snapshot, which does as well.
+var errThere = errors.New("there is a snapshot at this offset already")
+
+// Taken is a snapshot that was taken.
+type Taken struct {
+	Moment
+	Timeline string
+	of       *spool.Timeline
+}
+
 // TakeSnapshot takes one now, and returns when it is durable in the spool; the stores get it from
 // there (Stored). from is how to reach the replica; nil stands for the master.
-func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Moment, error) {
+func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Taken, error) {
 	if !s.taking.TryLock() {
-		return Moment{}, ErrBusy
+		return Taken{}, ErrBusy
 	}
 	defer s.taking.Unlock()
 	s.mu.Lock()
 	cur, link, port := s.cur, s.link, s.port
 	s.mu.Unlock()
 	if cur == nil || link == nil || link.Status().Phase != syncer.Streaming {
-		return Moment{}, fmt.Errorf("source %s is not streaming: a snapshot has to fall into a timeline that goes on", s.o.Name)
+		return Taken{}, fmt.Errorf("source %s is not streaming: a snapshot has to fall into a timeline that goes on", s.o.Name)
 	}
 	o, method := s.o.Link, MethodMaster
 	if from != nil {
@@ -45,37 +56,41 @@ func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Moment
 	}
 	o.Logger, o.BudgetPath, o.Acked = s.log, "", nil
 	o.Listen = func(string) (int, error) { return port, nil } // the link's: somebody answers there
+	ctx, cancel := context.WithCancel(ctx)
 	k := &taking{s: s, ctx: ctx, cur: cur, method: method}
 	err := syncer.Fetch(ctx, o, k.begin)
-	if err != nil {
-		if k.cut {
+	cancel()
+	if k.placed != nil {
+		<-k.placed
+	}
+	if errors.Is(err, errThere) {
+		err = nil
+	} else if err != nil {
+		if k.placed != nil {
 			s.ledger.uncut(cur, k.at)
 		}
-		return Moment{}, fmt.Errorf("take a snapshot of source %s: %w", s.o.Name, err)
+		return Taken{}, fmt.Errorf("take a snapshot of source %s: %w", s.o.Name, err)
 	}
-	return k.moment, nil
+	return Taken{Moment: k.moment, Timeline: cur.Info().Timeline, of: cur}, nil
 }
 
-// Stored waits until every store has the snapshot at an offset of the newest timeline.
-func (s *Source) Stored(ctx context.Context, at stream.Offset) error {
-	s.mu.Lock()
-	cur := s.cur
-	s.mu.Unlock()
-	for cur != nil {
-		all := true
-		for _, e := range s.ledger.of(cur) {
-			all = all && e.taken[at]
+// Stored waits until every store has a snapshot that was taken.
+func (s *Source) Stored(ctx context.Context, taken Taken) error {
+	for {
+		if !slices.Contains(s.src.Timelines(), taken.of) {
+			return nil // the spool lets a timeline go when the stores have all of it
 		}
-		if all {
+		if !slices.ContainsFunc(s.ledger.of(taken.of), func(e entry) bool { return !e.taken[taken.Offset] }) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-s.over:
+			return fmt.Errorf("source %s was stopped; the snapshot is in the spool, and gets to the stores later", s.o.Name)
 		case <-time.After(shipEvery):
 		}
 	}
-	return errors.New("the timeline has ended")
 }
 
 // taking is a snapshot on its way in.
@@ -88,23 +103,38 @@ type taking struct {
 	master syncer.Master
 	id     stream.ReplID
 	at     stream.Offset
-	cut    bool // the log will be cut at it
 	rdb    *spool.Taking
 	moment Moment
+
+	placed chan struct{} // closed when it is known what stands at the offset; nil: nothing has come
+	cursor stream.Cursor
+	err    error // why nothing can
 }
 
-// begin makes sure that the RDB will be of the timeline that goes on.
+// begin makes sure that the RDB can be of the timeline that goes on, and has nothing compacted across
+// its offset from here on.
 func (k *taking) begin(m syncer.Master, id stream.ReplID, at stream.Offset, size int64) (syncer.Incoming, error) {
 	if id != k.cur.ReplID() {
 		return nil, fmt.Errorf("%s has replication id %s, the timeline that goes on has %s: it is no master or replica of this source", m.Addr, id.Short(), k.cur.ReplID().Short())
 	}
+	k.s.mu.Lock()
+	last := k.s.snapshot
+	k.s.mu.Unlock()
+	if last != nil && last.Offset == at {
+		k.moment = *last
+		return nil, errThere
+	}
 	if at < k.cur.Trimmed() {
 		return nil, fmt.Errorf("%s is at offset %d, which the spool has let go of: it lags too far behind", m.Addr, at)
 	}
-	if err := k.s.ledger.cut(k.cur, at); err != nil {
+	if err := k.s.ledger.hold(k.cur, at); err != nil {
 		return nil, fmt.Errorf("%s lags behind: %w; try again", m.Addr, err)
 	}
-	k.master, k.id, k.at, k.cut = m, id, at, true
+	k.master, k.id, k.at, k.placed = m, id, at, make(chan struct{})
+	go func() { // TakeSnapshot waits for it
+		defer close(k.placed)
+		k.cursor, k.err = k.place()
+	}()
 	rdb, err := k.cur.TakeSnapshot(size)
 	if err != nil {
 		return nil, err
@@ -113,26 +143,44 @@ func (k *taking) begin(m syncer.Master, id stream.ReplID, at stream.Offset, size
 	return k, nil
 }
 
-func (k *taking) Write(p []byte) (int, error) { return k.rdb.Write(p) }
-
-// Whole waits until the stream has come to the RDB's offset, and makes the snapshot exist. Its time
-// is when that was: no byte before the offset is younger.
-func (k *taking) Whole(sum rdbwalk.Summary) error {
-	ctx, cancel := context.WithTimeoutCause(k.ctx, catchUpFor, fmt.Errorf("the stream didn't come to offset %d within %v", k.at, catchUpFor))
-	defer cancel()
+// place waits until the stream has come to the RDB's offset, under the id that the RDB is of: after
+// a failover other bytes may stand there. Then the log is cut.
+func (k *taking) place() (stream.Cursor, error) {
 	for k.cur.Durable().Offset < k.at {
 		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		case <-k.ctx.Done():
+			return stream.Cursor{}, context.Cause(k.ctx)
+		case <-k.s.over:
+			return stream.Cursor{}, errors.New("the source was stopped")
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	cursor, err := k.cur.CursorAt(k.at)
-	if err != nil {
-		return err
+	cursor, id, err := k.cur.CursorAt(k.at)
+	if err == nil && id != k.id {
+		err = fmt.Errorf("a failover came between: at offset %d the stream has replication id %s, the RDB %s", k.at, id.Short(), k.id.Short())
 	}
-	info := snapshotInfo(sum, k.id, cursor, k.master.Engine, k.rdb.Size())
-	info.Method, info.Time = k.method, max(cursor.Time, stream.TimeOf(time.Now()))
+	if err != nil {
+		return cursor, err
+	}
+	k.s.ledger.confirm(k.cur, k.at)
+	return cursor, nil
+}
+
+func (k *taking) Write(p []byte) (int, error) { return k.rdb.Write(p) }
+
+// Whole makes the snapshot exist, once it is known where. Its time is that of the last byte before
+// it, as every moment's.
+func (k *taking) Whole(sum rdbwalk.Summary) error {
+	select {
+	case <-k.placed:
+	case <-time.After(catchUpFor):
+		return fmt.Errorf("the stream didn't come to offset %d within %v", k.at, catchUpFor)
+	}
+	if k.err != nil {
+		return k.err
+	}
+	info := snapshotInfo(sum, k.id, k.cursor, k.master.Engine, k.rdb.Size())
+	info.Method = k.method
 	if err := k.rdb.Whole(info); err != nil {
 		return err
 	}

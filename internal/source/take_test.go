@@ -3,13 +3,17 @@ package source
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/rdbwalk"
+	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -45,8 +49,8 @@ func TestSnapshotsOfATimelineThatGoesOn(t *testing.T) {
 		for _, from := range []*syncer.Options{nil, {Address: replica.Addr()}, nil} {
 			m, err := r.src.TakeSnapshot(t.Context(), from)
 			require.NoError(t, err)
-			require.NoError(t, r.src.Stored(t.Context(), m.Offset))
-			taken = append(taken, m)
+			require.NoError(t, r.src.Stored(t.Context(), m))
+			taken = append(taken, m.Moment)
 		}
 		cancel()
 		require.NoError(t, <-wrote)
@@ -89,4 +93,63 @@ func TestASnapshotOfSomethingElse(t *testing.T) {
 	require.LessOrEqual(t, len(held), 1)
 	_, err = r.src.TakeSnapshot(t.Context(), nil)
 	require.NoError(t, err)
+}
+
+// What stands at a snapshot's offset is looked at when the stream has come there: after a failover it
+// is another history's, and then there is no snapshot; nor is there one inside a command. Until then
+// nothing is compacted across it, and all goes on when it has come to nothing.
+func TestWhatStandsAtASnapshotsOffset(t *testing.T) {
+	const ping = "*1\r\n$4\r\nPING\r\n"
+	other := stream.ReplID(strings.Repeat("f", 40))
+	for name, row := range map[string]struct {
+		at       stream.Offset
+		failover bool
+		want     string
+	}{
+		"the end of a command":    {at: 114},
+		"another history's":       {at: 114, failover: true, want: "a failover came between"},
+		"the middle of a command": {at: 107, want: "offset 107 is inside a command"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk, err := store.OpenDisk(t.Context(), filepath.Join(t.TempDir(), "archive"), store.Options{Write: true})
+			require.NoError(t, err)
+			b := &bench{t: t, dir: t.TempDir(), store: disk}
+			b.open()
+			defer b.close()
+			now := time.Now()
+			tl := b.full(now, shipID)
+			b.s.cur = tl
+			require.NoError(t, b.ship(false))
+			k := &taking{s: b.s, ctx: t.Context(), cur: tl, method: MethodMaster}
+			in, err := k.begin(syncer.Master{Addr: "master"}, shipID, row.at, 3)
+			require.NoError(t, err)
+			_, err = in.Write([]byte("RDB"))
+			require.NoError(t, err)
+			if row.failover {
+				require.NoError(t, tl.SetReplID(other, now))
+			}
+			for range 3 {
+				require.NoError(t, tl.Append([]byte(ping), now))
+			}
+			err = in.Whole(rdbwalk.Summary{})
+			if row.want == "" {
+				require.NoError(t, err)
+				require.NoError(t, b.ship(true))
+				require.NoError(t, b.sh.bringAll(t.Context()))
+				require.NoError(t, b.ship(true))
+			} else {
+				require.ErrorContains(t, err, row.want)
+				in.Discard(err)
+				require.False(t, b.s.ledger.reserve(0, tl, stream.Range{From: 100, To: 142}), "nothing goes across")
+				b.s.ledger.uncut(tl, row.at)
+				require.NoError(t, b.ship(true))
+			}
+			cat, err := archive.Load(t.Context(), disk, "cache")
+			require.NoError(t, err)
+			one := cat.Timelines[0]
+			require.Len(t, one.Snapshots, map[bool]int{true: 2, false: 1}[row.want == ""])
+			_, reached := archive.Cover(one.Segments, stream.Range{From: 100, To: 142})
+			require.EqualValues(t, 142, reached)
+		})
+	}
 }

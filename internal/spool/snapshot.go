@@ -17,7 +17,7 @@ import (
 
 // A timeline's snapshots lie beside its stream until every store has them: the one that it began
 // with as snapshot.rdb, those that were taken later as <offset>-<time>.rdb, each with a .json that is
-// written last. What was not whole when its owner died is removed at the next start.
+// written before it appears. What was not whole when its owner died is removed at the next start.
 const (
 	takingFile = "taking.rdb"
 	rdbSuffix  = ".rdb"
@@ -104,10 +104,13 @@ func (k *Taking) Whole(info archive.SnapshotInfo) error {
 		return errClosed
 	}
 	base := filepath.Join(k.t.folder(), fmt.Sprintf("%020d-%013d", info.Offset, info.Time))
+	if err := writeJSON(base+".json", info); err != nil {
+		return fmt.Errorf("make a snapshot durable: %w", err)
+	}
 	if err := durable.Rename(filepath.Join(k.t.folder(), takingFile), base+rdbSuffix); err != nil {
 		return fmt.Errorf("make a snapshot durable: %w", err)
 	}
-	return writeJSON(base+".json", info)
+	return nil
 }
 
 // Discard forgets it.
@@ -115,37 +118,45 @@ func (k *Taking) Discard() error {
 	return errors.Join(k.file.end(), remove(filepath.Join(k.t.folder(), takingFile)))
 }
 
-// CursorAt is what is selected at an offset that the spool still holds. It fails where that is no
-// boundary.
-func (t *Timeline) CursorAt(at stream.Offset) (c stream.Cursor, err error) {
+// CursorAt is what is selected at an offset that the spool still holds, and the replication id of the
+// byte before it. It fails where that is no boundary.
+func (t *Timeline) CursorAt(at stream.Offset) (c stream.Cursor, id stream.ReplID, err error) {
 	from := t.Trimmed()
 	if at < from || at > t.Boundary().Offset {
-		return c, fmt.Errorf("the spool doesn't hold offset %d", at)
+		return c, id, fmt.Errorf("the spool doesn't hold offset %d", at)
 	}
+	t.mu.Lock()
+	for _, chunk := range t.chunks { // the last one that begins before it: its header has the rest
+		if chunk.from < at {
+			from = chunk.from
+		}
+	}
+	t.mu.Unlock()
 	r, err := t.Reader(stream.Range{From: from, To: at})
 	if err != nil {
-		return c, err
+		return c, id, err
 	}
+	id = r.ReplID()
 	defer func() { err = errors.Join(err, r.Close()) }()
 	f := resp.NewFramer(r.cur.head.at)
 	c.Time = r.cur.head.at.Time
 	for f.Offset() < at {
 		p, err := r.Next()
 		if err != nil {
-			return c, err
+			return c, id, err
 		}
 		c.Time = p.Time
 		for data := p.Data; len(data) > 0; {
 			n, _, _, err := f.Feed(data)
 			if err != nil {
-				return c, err
+				return c, id, err
 			}
 			data = data[n:]
 		}
 	}
 	if b := f.Boundary(); b.Offset != at {
-		return c, fmt.Errorf("offset %d is inside a command or transaction that begins at %d", at, b.Offset)
+		return c, id, fmt.Errorf("offset %d is inside a command or transaction that begins at %d", at, b.Offset)
 	}
 	c.Offset, c.DB = at, f.DB()
-	return c, nil
+	return c, id, nil
 }

@@ -103,7 +103,7 @@ const (
 )
 
 // aclLine is what to paste for a user that lacks something. %s is its name.
-const aclLine = "ACL SETUSER %s resetkeys resetchannels +psync +replconf +ping +info +config|get"
+const aclLine = "ACL SETUSER %s resetkeys resetchannels +psync +replconf +ping +info +role '+config|get'"
 
 // refusals are the error replies of masters that mean something of their own. The first row
 // whose beginning fits counts; stage "" is any. In do, %s is our user's name.
