@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -23,15 +24,38 @@ type hole struct {
 	noted bool // in the store, as an event
 }
 
-// miss takes what the spool knows that the store may lack, and finds what it does. have are
-// the store's segments, larger first, and noted the offsets of the holes that are noted there.
-func (p *progress) miss(lack spool.Lack, have []archive.SegmentName, noted map[stream.Offset]bool) {
+// gone is what the spool no longer has of t: what store n may lack for it, whether the first snapshot
+// is held, and from where on the stream is.
+func (s *Source) gone(n int, t *spool.Timeline) (lack spool.Lack, held bool, trimmed stream.Offset, err error) {
+	s.letting.Lock()
+	defer s.letting.Unlock()
+	store := s.shippers[n].store.String()
+	if held, err = holdsFirst(t); err != nil {
+		return lack, held, 0, err
+	}
+	trimmed = t.Trimmed()
+	counted, err := t.Stores()
+	if err == nil && counted != nil && !slices.Contains(counted, store) {
+		info := t.Info()
+		err = s.lacks(n, t, info.Parent == nil && !held, stream.Range{From: info.Offset, To: trimmed}, "the store was not written for a while")
+	}
+	if err != nil {
+		return lack, held, trimmed, err
+	}
+	lack, err = t.Lack(store)
+	return lack, held, trimmed, err
+}
+
+// miss takes what the spool knows that the store may lack within a range, and finds what it does.
+// have are the store's segments, larger first, and noted the offsets of the holes that are noted there.
+func (p *progress) miss(lack spool.Lack, within stream.Range, have []archive.SegmentName, noted map[stream.Offset]bool) {
 	segments := make([]archive.Segment, len(have))
 	for i, n := range have {
 		segments[i].Range = n.Range
 	}
 	for _, l := range lack.Log {
-		for _, m := range archive.Missing(segments, l.Range) {
+		clipped := stream.Range{From: max(l.From, within.From), To: min(l.To, within.To)}
+		for _, m := range archive.Missing(segments, clipped) {
 			p.holes = append(p.holes, hole{Range: m, cause: l.Cause, noted: noted[m.From]})
 		}
 	}
@@ -76,49 +100,81 @@ func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) err
 		return nil
 	}
 	p.healed = time.Now()
+	answered, pruned := 0, stream.Offset(math.MaxInt64)
 	for _, other := range sh.s.shippers {
 		if other == sh || sh.s.failing(other.n) {
 			continue
 		}
-		helped, err := sh.healFrom(ctx, other, t, p, snapshot)
+		helped, theirs, err := sh.healFrom(ctx, other, t, p, snapshot)
 		if err != nil {
 			sh.s.log.Warn("a store can't be healed now", "store", sh.store.String(), "from", other.store.String(), "error", err)
+			continue
 		}
 		if helped {
 			p.healed = time.Time{} // there may be more
 			return nil
 		}
+		answered, pruned = answered+1, min(pruned, theirs)
+	}
+	if answered > 0 && answered == len(sh.s.shippers)-1 {
+		return sh.giveUp(t, p, pruned)
 	}
 	return nil
 }
 
+// giveUp lets go of what no store has any more: all the others have answered, and retention took
+// there what is before pruned.
+func (sh *shipper) giveUp(t *spool.Timeline, p *progress, pruned stream.Offset) error {
+	var left []hole
+	var lost []stream.Range
+	for _, h := range p.holes {
+		if h.From < pruned {
+			lost = append(lost, stream.Range{From: h.From, To: min(h.To, pruned)})
+			h.From = min(h.To, pruned)
+		}
+		if h.Len() > 0 {
+			left = append(left, h)
+		}
+	}
+	first := !p.first && t.Info().Offset < pruned
+	if len(lost) == 0 && !first {
+		return nil
+	}
+	sh.s.log.Warn("retention has taken in the other stores what this one lacks: it starts with what they have", "store", sh.store.String(), "timeline", t.Info().Timeline, "offset", pruned)
+	p.holes, p.first = left, p.first || first
+	return sh.s.got(sh.n, t, first, lost)
+}
+
 // healFrom copies the snapshot, or the beginning of a hole, from another store.
-func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, p *progress, snapshot bool) (helped bool, err error) {
+func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, p *progress, snapshot bool) (helped bool, pruned stream.Offset, err error) {
 	ctx, cancel := context.WithTimeout(ctx, healFor)
 	defer cancel()
 	info := t.Info()
 	theirs, err := archive.LoadTimeline(ctx, other.store, info.Source, info.Timeline)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	ours, err := archive.LoadTimeline(ctx, sh.store, info.Source, info.Timeline)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
+	pruned = theirs.Pruned()
 	c := &mirror.Copier{From: other.store, To: sh.store}
-	if snapshot && slices.ContainsFunc(theirs.Snapshots, func(s archive.Snapshot) bool { return s.Offset == info.Offset }) {
+	if snapshot {
 		if err := c.Snapshots(ctx, theirs, ours); err != nil {
-			return false, err
+			return false, pruned, err
 		}
-		p.first = true
-		sh.s.log.Info("the store got the snapshot from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline)
-		return true, sh.s.got(sh.n, t, true, nil)
+		if slices.ContainsFunc(theirs.Snapshots, func(s archive.Snapshot) bool { return s.Offset == info.Offset }) {
+			p.first = true
+			sh.s.log.Info("the store got the snapshot from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline)
+			return true, pruned, sh.s.got(sh.n, t, true, nil)
+		}
 	}
 	for i, h := range p.holes {
 		part := stream.Range{From: h.From, To: min(h.To, h.From+stream.Offset(sh.s.o.Target))}
 		left, err := c.Log(ctx, theirs, ours, part)
 		if err != nil {
-			return false, err
+			return false, pruned, err
 		}
 		got := archive.Missing(segmentsOf(left), part)
 		if len(got) == 0 {
@@ -130,9 +186,9 @@ func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeli
 		}
 		p.holes = slices.Replace(p.holes, i, i+1, rest...)
 		sh.s.log.Info("the store got what it lacked from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline, "range", part.String(), "holes", len(p.holes))
-		return true, sh.s.got(sh.n, t, false, got)
+		return true, pruned, sh.s.got(sh.n, t, false, got)
 	}
-	return false, nil
+	return false, pruned, nil
 }
 
 // failing tells whether the last pass over store n failed.

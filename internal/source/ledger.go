@@ -26,6 +26,7 @@ type ledger struct {
 
 // entry is what one store has of one timeline.
 type entry struct {
+	begun    bool                   // it is known what the store has
 	claimed  bool                   // timeline.json, by this spool
 	base     stream.Offset          // all before it is compacted, or can't be had from the spool any more
 	stored   stream.Offset          // all from base to it is there
@@ -51,7 +52,7 @@ func (l *ledger) enter(n int, t *spool.Timeline, e entry) (risen bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was := l.stores[n][t]
-	e.claimed = true
+	e.begun, e.claimed = true, true
 	e.reserved = max(e.base, was.reserved)
 	e.whole = max(e.whole, was.whole) // a master takes no acknowledgement back
 	l.stores[n][t] = e
@@ -248,6 +249,11 @@ func (s *Source) letGoOf(t *spool.Timeline, have []entry, newest bool) error {
 	for _, e := range have[1:] {
 		base = min(base, e.base)
 	}
+	if base > t.Trimmed() {
+		if err := s.count(t, have); err != nil {
+			return err
+		}
+	}
 	return t.Trim(base)
 }
 
@@ -274,6 +280,9 @@ func (s *Source) letGoForRoom(t *spool.Timeline, have []entry) error {
 				return err
 			}
 		}
+		if err := s.count(t, have); err != nil {
+			return err
+		}
 		if err := t.Trim(cut); err != nil {
 			return err
 		}
@@ -281,18 +290,19 @@ func (s *Source) letGoForRoom(t *spool.Timeline, have []entry) error {
 	return nil
 }
 
-// letGoOfSnapshots lets go of those that one store has.
+// letGoOfSnapshots lets go of the one that the timeline began with, if one store has it. The others
+// are not needed, and small in number.
 func (s *Source) letGoOfSnapshots(t *spool.Timeline, have []entry) error {
 	snapshots, err := t.Snapshots()
 	if err != nil {
 		return err
 	}
 	for _, snap := range snapshots {
-		if !slices.ContainsFunc(have, func(e entry) bool { return snap.First && e.first || e.taken[snap.Offset] }) {
+		if !snap.First || !slices.ContainsFunc(have, func(e entry) bool { return e.first }) {
 			continue
 		}
 		for n, e := range have {
-			if err := s.lacks(n, t, snap.First && !e.first, stream.Range{}, s.awayFor(n)); err != nil {
+			if err := s.lacks(n, t, !e.first, stream.Range{}, s.awayFor(n)); err != nil {
 				return err
 			}
 		}
@@ -305,22 +315,59 @@ func (s *Source) letGoOfSnapshots(t *spool.Timeline, have []entry) error {
 
 // lacks keeps what store n can't get from the spool any more. s.letting is held.
 func (s *Source) lacks(n int, t *spool.Timeline, snapshot bool, r stream.Range, cause string) error {
-	if !snapshot && r.Len() == 0 {
-		return nil
-	}
 	store := s.shippers[n].store.String()
 	l, err := t.Lack(store)
 	if err != nil {
 		return err
 	}
-	l.Snapshot = l.Snapshot || snapshot
-	if last := len(l.Log) - 1; last >= 0 && l.Log[last].To == r.From {
-		l.Log[last].To = r.To
-	} else if r.Len() > 0 {
-		l.Log = append(l.Log, spool.LackRange{Range: r, Cause: cause})
-		s.log.Error("a store lacks what the spool has let go of: it will get it from another store", "store", store, "timeline", t.Info().Timeline, "from", r.From, "cause", cause)
+	log, grown := united(l.Log, spool.LackRange{Range: r, Cause: cause})
+	if !grown && (!snapshot || l.Snapshot) {
+		return nil
 	}
-	return t.SetLack(store, l)
+	if len(log) > len(l.Log) {
+		s.log.Error("a store lacks what the spool has let go of: it will get it from another store", "store", store, "timeline", t.Info().Timeline, "range", r.String(), "cause", cause)
+	}
+	return t.SetLack(store, spool.Lack{Snapshot: l.Snapshot || snapshot, Log: log})
+}
+
+// united adds a range to others, which are in order and apart. It tells whether that changed them.
+func united(all []spool.LackRange, r spool.LackRange) ([]spool.LackRange, bool) {
+	if r.Len() == 0 {
+		return all, false
+	}
+	var out []spool.LackRange
+	for _, o := range all {
+		if o.From <= r.From && r.To <= o.To {
+			return all, false
+		}
+		if o.To < r.From || r.To < o.From {
+			out = append(out, o)
+			continue
+		}
+		r = spool.LackRange{Range: stream.Range{From: min(o.From, r.From), To: max(o.To, r.To)}, Cause: o.Cause}
+	}
+	out = append(out, r)
+	slices.SortFunc(out, func(a, b spool.LackRange) int { return cmp.Compare(a.From, b.From) })
+	return out, true
+}
+
+// count keeps which stores the spool asks before it lets go of more of t: those that counted before, and
+// those of which it is known by now what they have. s.letting is held.
+func (s *Source) count(t *spool.Timeline, have []entry) error {
+	before, err := t.Stores()
+	if err != nil {
+		return err
+	}
+	var names []string
+	for n, sh := range s.shippers {
+		if name := sh.store.String(); have[n].begun || slices.Contains(before, name) {
+			names = append(names, name)
+		}
+	}
+	if slices.Equal(before, names) {
+		return nil
+	}
+	return t.SetStores(names)
 }
 
 // isNew takes note that store n knows nothing of t: it lacks what the spool no longer has.

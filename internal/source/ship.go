@@ -61,6 +61,7 @@ type progress struct {
 	first  bool                   // the snapshot that the timeline began with is there
 	taken  map[stream.Offset]bool // snapshots that are there
 	events map[string]bool        // of the spool's, those that are there; never changed
+	pruned stream.Offset          // what is before it and is not there, retention took
 	holes  []hole                 // before stored, what the spool let go of while the store was away
 	healed time.Time              // when that was last tried in vain
 	ended  bool                   // the timeline gets no more events; asked before they were stored
@@ -144,27 +145,20 @@ func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end b
 	return nil
 }
 
-// begin claims the timeline in the store and finds what the store has of it.
+// begin claims the timeline in the store and finds what the store has of it. It is listed first: what
+// the spool lets go of meanwhile is then either seen as gone here, or makes the progress out of date
+// (behind).
 func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, error) {
 	if err := sh.own(ctx, t); err != nil {
-		return nil, err
-	}
-	lack, err := t.Lack(sh.store.String())
-	if err != nil {
 		return nil, err
 	}
 	entries, err := sh.store.List(ctx, sh.path(t, ""))
 	if err != nil {
 		return nil, err
 	}
+	info := t.Info()
 	var have []archive.SegmentName
-	noted := map[stream.Offset]bool{}
-	held, err := holdsFirst(t)
-	if err != nil {
-		return nil, err
-	}
-	first := !held && !lack.Snapshot // else it was there, and retention took it
-	taken := map[stream.Offset]bool{}
+	noted, taken, pruned := map[stream.Offset]bool{}, map[stream.Offset]bool{}, info.Offset
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Name, sh.path(t, "")+"/")
 		if n, err := archive.ParseSegmentName(name); err == nil {
@@ -173,17 +167,28 @@ func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, err
 		if n, sidecar, err := archive.ParseSnapshotName(name); err == nil && sidecar {
 			taken[n.Offset] = true
 		}
-		if n, err := archive.ParseEventName(name); err == nil && n.Kind == archive.EventHole {
+		n, err := archive.ParseEventName(name)
+		switch {
+		case err == nil && n.Kind == archive.EventHole:
 			noted[n.Offset] = true
+		case err == nil && n.Kind == archive.EventPruned:
+			e, err := archive.ReadEvent(ctx, sh.store, info.Source, info.Timeline, n)
+			if err != nil {
+				return nil, err
+			}
+			pruned = max(pruned, e.To)
 		}
 	}
-	p := sh.found(t, have)
-	p.miss(lack, have, noted)
-	p.first, p.taken = first || taken[t.Info().Offset] || t.Info().Parent != nil, taken
-	if err := sh.cutAgain(t, p); err != nil {
+	lack, held, trimmed, err := sh.s.gone(sh.n, t)
+	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	p := sh.found(max(trimmed, pruned), have)
+	p.pruned, p.taken = pruned, taken
+	p.miss(lack, stream.Range{From: pruned, To: trimmed}, have, noted)
+	// Without a snapshot that should be there it was there, and retention took it.
+	p.first = taken[info.Offset] || info.Parent != nil || pruned > info.Offset || !held && !lack.Snapshot
+	return p, sh.cutAgain(t, p)
 }
 
 // cutAgain has the log cut at the snapshots that an earlier life of the daemon took.
@@ -264,12 +269,12 @@ func (sh *shipper) claim(ctx context.Context, t *spool.Timeline, info archive.Ti
 	return fmt.Errorf("timeline %s of source %s was taken by another spool: %w", info.Timeline, info.Source, fs.ErrExist)
 }
 
-// found works out the progress from the segments that the store has.
-func (sh *shipper) found(t *spool.Timeline, have []archive.SegmentName) *progress {
+// found works out the progress from the segments that the store has. What is before start was
+// compacted, or let go of.
+func (sh *shipper) found(start stream.Offset, have []archive.SegmentName) *progress {
 	slices.SortFunc(have, func(a, b archive.SegmentName) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To)) // larger first
 	})
-	start := t.Trimmed() // all before it was compacted, or let go of
 	p := &progress{base: start, stored: stream.Cursor{Offset: start}}
 	reach := stream.Offset(-1) // of those before
 	for _, n := range have {
@@ -312,7 +317,7 @@ func (sh *shipper) snapshots(ctx context.Context, t *spool.Timeline, p *progress
 		if p.taken[s.Offset] {
 			p.first = p.first || s.First
 		}
-		if p.taken[s.Offset] || !s.First {
+		if p.taken[s.Offset] || !s.First || s.Offset < p.pruned {
 			continue
 		}
 		err := sh.snapshot(ctx, t, s, sh.encoders)

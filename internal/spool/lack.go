@@ -67,3 +67,35 @@ func readLacks(dir string) (map[string]Lack, error) {
 	}
 	return all, nil
 }
+
+// storesFile remembers which stores counted when the spool let go of something. A store that isn't
+// among them was not written for a while, and may lack whatever is gone.
+const storesFile = "stores.json"
+
+// Stores are those that have counted, nil before anything was let go of.
+func (t *Timeline) Stores() (names []string, err error) {
+	b, err := os.ReadFile(filepath.Join(t.folder(), storesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &names)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read which stores have counted: %w", err)
+	}
+	return names, nil
+}
+
+// SetStores replaces them. It is durable when SetStores returns.
+func (t *Timeline) SetStores(names []string) error {
+	t.syncing.Lock()
+	defer t.syncing.Unlock()
+	if t.isClosed() {
+		return errClosed
+	}
+	if err := writeJSON(filepath.Join(t.folder(), storesFile), names); err != nil {
+		return fmt.Errorf("keep in the spool which stores count: %w", err)
+	}
+	return nil
+}
