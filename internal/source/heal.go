@@ -14,7 +14,7 @@ import (
 
 const (
 	healEvery = 10 * time.Second // between two tries that didn't help
-	healFor   = time.Minute      // a try gets this long: new bytes wait for it
+	healFor   = 5 * time.Minute  // a segment gets this long: new bytes wait for it
 )
 
 // hole is a part of the stream that a store lacks, and that the spool has no more.
@@ -95,8 +95,7 @@ func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) err
 	if err != nil {
 		return err
 	}
-	snapshot := !p.first && !held
-	if len(p.holes) == 0 && !snapshot || time.Since(p.healed) < healEvery {
+	if len(p.holes) == 0 && (p.first || held) || time.Since(p.healed) < healEvery {
 		return nil
 	}
 	p.healed = time.Now()
@@ -105,7 +104,7 @@ func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) err
 		if other == sh || sh.s.failing(other.n) {
 			continue
 		}
-		helped, theirs, err := sh.healFrom(ctx, other, t, p, snapshot)
+		helped, theirs, err := sh.healFrom(ctx, other, t, p)
 		if err != nil {
 			sh.s.log.Warn("a store can't be healed now", "store", sh.store.String(), "from", other.store.String(), "error", err)
 			continue
@@ -145,8 +144,8 @@ func (sh *shipper) giveUp(t *spool.Timeline, p *progress, pruned stream.Offset) 
 	return sh.s.got(sh.n, t, first, lost)
 }
 
-// healFrom copies the snapshot, or the beginning of a hole, from another store.
-func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, p *progress, snapshot bool) (helped bool, pruned stream.Offset, err error) {
+// healFrom copies the beginning of a hole from another store, and tells what retention took there.
+func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, p *progress) (helped bool, pruned stream.Offset, err error) {
 	ctx, cancel := context.WithTimeout(ctx, healFor)
 	defer cancel()
 	info := t.Info()
@@ -160,16 +159,6 @@ func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeli
 	}
 	pruned = theirs.Pruned()
 	c := &mirror.Copier{From: other.store, To: sh.store}
-	if snapshot {
-		if err := c.Snapshots(ctx, theirs, ours); err != nil {
-			return false, pruned, err
-		}
-		if slices.ContainsFunc(theirs.Snapshots, func(s archive.Snapshot) bool { return s.Offset == info.Offset }) {
-			p.first = true
-			sh.s.log.Info("the store got the snapshot from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline)
-			return true, pruned, sh.s.got(sh.n, t, true, nil)
-		}
-	}
 	for i, h := range p.holes {
 		part := stream.Range{From: h.From, To: min(h.To, h.From+stream.Offset(sh.s.o.Target))}
 		left, err := c.Log(ctx, theirs, ours, part)

@@ -60,6 +60,9 @@ func (p *pair) one(n int) error {
 		if err := sh.pass(context.Background(), true); err != nil {
 			return err
 		}
+		if err := sh.bringAll(context.Background()); err != nil {
+			return err
+		}
 		busy := false
 		for _, t := range p.s.src.Timelines() {
 			g := sh.progress[t]

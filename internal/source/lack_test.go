@@ -195,6 +195,48 @@ func TestWhatRetentionTookIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// A store that is new in the middle of a branch gets what the branch continues as well: by itself it
+// restores what is acknowledged.
+func TestANewStoreOfABranch(t *testing.T) {
+	w := newWriter(t)
+	defer w.close()
+	w.write(50_000)
+	parent := w.tl.Info()
+	for w.tl.Durable() != w.tl.Boundary() {
+		time.Sleep(time.Millisecond)
+	}
+	at := w.tl.Boundary()
+	branch := parent
+	branch.Began, branch.Offset, branch.Parent = parent.Began+60_000, at.Offset, &archive.Parent{Timeline: parent.Timeline, Offset: at.Offset}
+	branch.Timeline = w.s.freeName(branch.Began, shipID)
+	_, err := w.s.src.Branch(branch, at)
+	require.NoError(t, err)
+	w.close()
+	w.start() // which notes the end of the parent
+	for range 3 {
+		require.NoError(t, w.one(0))
+		require.NoError(t, w.one(1))
+	}
+	require.Len(t, w.s.src.Timelines(), 1, "the parent has left the spool")
+	d, err := store.OpenDisk(t.Context(), filepath.Join(t.TempDir(), "archive"), store.Options{Write: true})
+	require.NoError(t, err)
+	w.disks[1] = d
+	w.again()
+	w.now = w.now.Add(time.Hour)
+	w.write(100)
+	require.NoError(t, w.one(0))
+	for range 2 {
+		require.NoError(t, w.one(1))
+	}
+	require.Equal(t, w.tl.Durable().Offset, w.s.Durable())
+	cat, err := archive.Load(t.Context(), d, "cache")
+	require.NoError(t, err)
+	require.Len(t, cat.Timelines, 2)
+	windows, err := cat.Windows(cat.Timelines[1])
+	require.NoError(t, err)
+	require.Equal(t, w.tl.Durable().Offset, windows[len(windows)-1].To.Offset)
+}
+
 // What a store may lack is kept as ranges in order and apart, however they came.
 func TestUnited(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -370,8 +370,9 @@ func (s *Source) count(t *spool.Timeline, have []entry) error {
 	return t.SetStores(names)
 }
 
-// isNew takes note that store n knows nothing of t: it lacks what the spool no longer has.
-func (s *Source) isNew(n int, t *spool.Timeline) error {
+// isNew takes note that store n knows nothing of t: it lacks what the spool no longer has, and, where t
+// is a branch and alone, what it continues.
+func (s *Source) isNew(n int, t *spool.Timeline, alone bool) error {
 	s.letting.Lock()
 	defer s.letting.Unlock()
 	info := t.Info()
@@ -379,7 +380,7 @@ func (s *Source) isNew(n int, t *spool.Timeline) error {
 	if err != nil {
 		return err
 	}
-	return s.lacks(n, t, info.Parent == nil && !held, stream.Range{From: info.Offset, To: t.Trimmed()}, "the store is new")
+	return s.lacks(n, t, alone || info.Parent == nil && !held, stream.Range{From: info.Offset, To: t.Trimmed()}, "the store is new")
 }
 
 // holdsFirst tells whether the spool still has the snapshot that t began with.

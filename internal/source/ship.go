@@ -44,9 +44,9 @@ type shipper struct {
 	dir      string
 	progress map[*spool.Timeline]*progress
 
-	slow   *Encoders // bring's
-	mu     sync.Mutex
-	stored map[*spool.Timeline][]stream.Offset // by bring
+	slow *Encoders // bring's
+	mu   sync.Mutex
+	done map[*spool.Timeline]*broughtOf // by bring
 }
 
 // progress is how far one timeline has come. It is found in the store's listing: there is no file
@@ -187,7 +187,7 @@ func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, err
 	p.pruned, p.taken = pruned, taken
 	p.miss(lack, stream.Range{From: pruned, To: trimmed}, have, noted)
 	// Without a snapshot that should be there it was there, and retention took it.
-	p.first = taken[info.Offset] || info.Parent != nil || pruned > info.Offset || !held && !lack.Snapshot
+	p.first = taken[info.Offset] || pruned > info.Offset || !held && !lack.Snapshot
 	return p, sh.cutAgain(t, p)
 }
 
@@ -252,7 +252,15 @@ func (sh *shipper) claim(ctx context.Context, t *spool.Timeline, info archive.Ti
 	}
 	name := info.Path(archive.TimelineFile)
 	if !slices.ContainsFunc(entries, func(e archive.Entry) bool { return e.Name == name }) {
-		if err := sh.s.isNew(sh.n, t); err != nil {
+		alone := false // a branch whose parent is not here either
+		if info.Parent != nil {
+			parent, err := sh.store.List(ctx, path.Join(info.Source, info.Parent.Timeline))
+			if err != nil {
+				return err
+			}
+			alone = len(parent) == 0
+		}
+		if err := sh.s.isNew(sh.n, t, alone); err != nil {
 			return err
 		}
 		if err := archive.WriteTimeline(ctx, sh.store, info); !errors.Is(err, fs.ErrExist) {
@@ -310,9 +318,11 @@ func (sh *shipper) snapshots(ctx context.Context, t *spool.Timeline, p *progress
 	if err != nil {
 		return err
 	}
-	for at := range sh.brought(t) {
+	brought, begins := sh.brought(t)
+	for at := range brought {
 		p.taken[at] = true
 	}
+	p.first = p.first || begins
 	for _, s := range pending {
 		if p.taken[s.Offset] {
 			p.first = p.first || s.First

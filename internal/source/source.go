@@ -131,7 +131,7 @@ func New(o Options) *Source {
 		}
 		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval, hurry: make(chan struct{}, 1),
 			dir: filepath.Join(o.Spool.Dir(), o.Name), progress: map[*spool.Timeline]*progress{},
-			slow: cmp.Or(store.Taken, store.Encoders), stored: map[*spool.Timeline][]stream.Offset{}})
+			slow: cmp.Or(store.Taken, store.Encoders), done: map[*spool.Timeline]*broughtOf{}})
 	}
 	s.o.Link.Logger = s.log
 	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")

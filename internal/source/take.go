@@ -63,9 +63,7 @@ func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Taken,
 	if k.placed != nil {
 		<-k.placed
 	}
-	if errors.Is(err, errThere) {
-		err = nil
-	} else if err != nil {
+	if err != nil && !errors.Is(err, errThere) {
 		if k.placed != nil {
 			s.ledger.uncut(cur, k.at)
 		}
