@@ -59,7 +59,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
-	work := newJobs(d.log, f, stores, c.Spool.Path)
+	work := newJobs(d.log, f, c.Stores, stores, c.Spool.Path)
 	web := httpapi.New(httpapi.Options{
 		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, Logger: d.log,
 	})

@@ -44,6 +44,7 @@ const (
 type jobs struct {
 	log    *slog.Logger
 	fleet  *fleet
+	places []config.Store // those of the start: stores change with a restart only
 	stores []source.StoreOptions
 	file   string // of jobsFile
 	seed   string
@@ -55,9 +56,9 @@ type jobs struct {
 	done chan struct{}
 }
 
-func newJobs(log *slog.Logger, f *fleet, stores []source.StoreOptions, spool string) *jobs {
+func newJobs(log *slog.Logger, f *fleet, places []config.Store, stores []source.StoreOptions, spool string) *jobs {
 	host, _ := os.Hostname() // only tells daemons apart
-	j := &jobs{log: log, fleet: f, stores: stores, file: filepath.Join(spool, jobsFile), seed: host + spool, last: map[string]time.Time{}}
+	j := &jobs{log: log, fleet: f, places: places, stores: stores, file: filepath.Join(spool, jobsFile), seed: host + spool, last: map[string]time.Time{}}
 	if b, err := os.ReadFile(j.file); err == nil && json.Unmarshal(b, &j.last) != nil {
 		j.last = map[string]time.Time{}
 	}
@@ -114,8 +115,8 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 				return err
 			})
 		}
-		for i, st := range c.Stores {
-			if p := c.RetentionIn(st); p != nil && i < len(j.stores) {
+		for i, st := range j.places {
+			if p := c.RetentionIn(st); p != nil {
 				add("prune "+s.Name+" in "+j.stores[i].Store.String(), hourly, pruneDeadline, nil, func(ctx context.Context) error {
 					return j.prune(ctx, j.stores[i].Store, s.Name, policy(p))
 				})
