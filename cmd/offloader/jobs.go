@@ -98,7 +98,15 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 		last := j.last[name]
 		j.mu.Unlock()
 		all = append(all, schedule.Job{Name: name, Schedule: s, Last: last, Jitter: jitter, Deadline: deadline, Limit: limit,
-			Do: func(ctx context.Context) error { j.began(name, time.Now()); return do(ctx) }})
+			Do: func(ctx context.Context) error {
+				before := j.began(name, time.Now())
+				err := do(ctx)
+				var overdue *schedule.OverdueError
+				if ctx.Err() != nil && !errors.As(context.Cause(ctx), &overdue) { // a restart or a reload: it is made up for
+					j.began(name, before)
+				}
+				return err
+			}})
 	}
 	forks := schedule.NewLimit(snapshotsAtOnce)
 	hourly, err := schedule.Parse(pruneSchedule)
@@ -131,11 +139,11 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 	return all
 }
 
-// began keeps when a job began.
-func (j *jobs) began(name string, now time.Time) {
+// began keeps when a job began, and gives when it did before.
+func (j *jobs) began(name string, now time.Time) (before time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.last[name] = now
+	before, j.last[name] = j.last[name], now
 	b, err := json.Marshal(j.last)
 	if err == nil {
 		err = durable.WriteFile(j.file, append(b, '\n'))
@@ -143,6 +151,7 @@ func (j *jobs) began(name string, now time.Time) {
 	if err != nil {
 		j.log.Warn("when a job ran won't survive a restart", "job", name, "error", err)
 	}
+	return before
 }
 
 func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retention.Policy) error {
