@@ -64,7 +64,7 @@ func TestRights(t *testing.T) {
 		user := func(name string, rules ...any) {
 			s.Do(append([]any{"ACL", "SETUSER", name, "on", ">pw", "resetkeys", "resetchannels"}, rules...)...)
 		}
-		line := strings.Fields(strings.ReplaceAll(aclLine(""), "PASSWORD", "pw"))
+		line := strings.Fields(strings.NewReplacer("PASSWORD", "pw", "'", "").Replace(aclLine(""))) // as a shell takes it
 		args := make([]any, len(line))
 		for i, word := range line {
 			args[i] = word

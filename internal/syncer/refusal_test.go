@@ -66,8 +66,9 @@ func TestUsers(t *testing.T) {
 				require.Contains(t, s.LastError, c.says)
 				require.Contains(t, s.LastHint, c.hint)
 				if strings.HasPrefix(s.LastHint, "at the master: ") {
-					// What is told to be pasted is enough.
-					master.Do(anys(strings.Fields(strings.TrimPrefix(s.LastHint, "at the master: ")))...)
+					// What is told to be pasted is enough. The quotes are for shells and redis-cli.
+					line := strings.ReplaceAll(strings.TrimPrefix(s.LastHint, "at the master: "), "'", "")
+					master.Do(anys(strings.Fields(line))...)
 					caught(t, master, sink)
 				}
 			})
