@@ -43,14 +43,14 @@ func (c *conn) receive() error {
 	}
 }
 
-// A busy master writes some 20 KB to each replica many thousand times a second. Taken one by one,
-// each costs a wake-up, a read, a write to the spool, an fsync and an ACK, most of all that we
-// cost. So under load the link takes a breath, in which more comes together: half a
-// megabyte, or more. It never does while somebody waits: WAIT makes a GETACK.
+// A busy master writes some KB to each replica many thousand times a second. Taken one by one, each
+// costs a wake-up, a read, a write to the spool, an fsync and an ACK, most of all that we cost, and
+// the master an ACK to read. So under load the link takes a breath, in which more comes together. It
+// never does while somebody waits: WAIT makes a GETACK.
 const (
 	breath     = 10 * time.Millisecond
 	loadWindow = 10 * time.Millisecond
-	heavyLoad  = 100 << 10   // bytes in a window, 10 MB/s: a breath is 100 KB
+	heavyLoad  = 10 << 10    // bytes in a window, 1 MB/s: from there on, clients notice what we cost
 	asksFor    = time.Second // after a GETACK others are likely
 )
 

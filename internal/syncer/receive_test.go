@@ -27,11 +27,12 @@ func TestOnlyABusyStreamIsHeavy(t *testing.T) {
 		heavy bool
 	}{
 		{"a client", 150, time.Millisecond, false},
-		{"5 MB/s", 5 << 10, time.Millisecond, false},
+		{"0.5 MB/s", 500, time.Millisecond, false},
+		{"5 MB/s in small reads", 500, 100 * time.Microsecond, true},
 		{"50 MB/s in small reads", 5 << 10, 100 * time.Microsecond, true},
 		{"50 MB/s in large reads", 250 << 10, 5 * time.Millisecond, true},
 		{"50 MB/s, and we are seldom on", 2 << 20, 40 * time.Millisecond, true},
-		{"a large value now and then", 1 << 20, time.Second, false},
+		{"a large value now and then", 500 << 10, time.Second, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			var l load
