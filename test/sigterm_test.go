@@ -42,6 +42,7 @@ func TestSIGTERM(t *testing.T) {
 		}
 		stop()
 		require.Equal(t, "1", master.Info("stats")["sync_full"])
+		master.Do("SET", "after", "2") // WAIT asks for the writes of its own connection
 		require.EqualValues(t, 1, master.Do("WAIT", 1, 30_000))
 		want := master.Digest()
 		d.Stop()

@@ -55,7 +55,7 @@ func (p *pair) start() {
 // one lets one store get all that there is for it, holes too.
 func (p *pair) one(n int) error {
 	sh := p.s.shippers[n]
-	sh.progress = map[*spool.Timeline]*progress{} // it need not wait to be healed
+	sh.progress, sh.done = map[*spool.Timeline]*progress{}, map[*spool.Timeline]*broughtOf{} // it need not wait to be healed
 	for range 1000 {
 		if err := sh.pass(context.Background(), true); err != nil {
 			return err
