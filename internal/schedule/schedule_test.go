@@ -79,7 +79,7 @@ func TestNextRunsOnceADay(t *testing.T) {
 		zone, err := time.LoadLocation(name)
 		require.NoError(t, err)
 		day := time.Date(2015+rapid.IntRange(0, 20).Draw(t, "year"), time.Month(rapid.IntRange(1, 12).Draw(t, "month")), 1, 12, 0, 0, 0, zone) // noon: no clock is changed then
-		last := time.Date(day.Year(), day.Month(), 1, 0, 0, 0, 0, zone).Add(-time.Nanosecond) // not noon less 12 h: a clock may be changed between
+		last := time.Date(day.Year(), day.Month(), 1, 0, 0, 0, 0, zone).Add(-time.Nanosecond)                                                  // not noon less 12 h: a clock may be changed between
 		for range 62 {
 			next := s.Next(last)
 			require.True(t, next.After(last))

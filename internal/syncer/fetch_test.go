@@ -35,7 +35,8 @@ func TestFetchBesideTheLink(t *testing.T) {
 				}
 				wrote <- nil
 			}()
-			eventually(t, "the replica is up", func() bool { return replica.Info("replication")["master_link_status"] == "up" })
+			master.Do("SET", "both have it", "1") // a replica that is just up is at offset 0
+			require.EqualValues(t, 2, master.Do("WAIT", 2, 20_000))
 			got := newMemory()
 			require.NoError(t, Fetch(t.Context(), Options{Address: server.Addr()}, func(m Master, id stream.ReplID, at stream.Offset, size int64) (Incoming, error) {
 				require.Equal(t, kind.Version(), m.Version)
