@@ -36,12 +36,15 @@ retention: {window: 7d}
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "spool"), 0o750))
 	store := filepath.Join(dir, "archive")
-	missed := fmt.Sprintf(`{"snapshot of cache": "2026-01-01T00:00:00Z", "verify %s": "2026-01-01T00:00:00Z"}`, store)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "spool", ".jobs.json"), []byte(missed), 0o600))
 	d := blackbox.StartWith(t, dir, config(replica.Addr()))
 	d.Streaming("cache")
-	master.Do("SET", "a", "1")
-	require.EqualValues(t, 2, master.Do("WAIT", 2, 20_000))
+	d.Stop()
+	master.Do("SET", "a", "1") // so that the snapshot isn't at the offset of the first one, whenever it is taken
+	require.EqualValues(t, 1, master.Do("WAIT", 1, 20_000))
+	missed := fmt.Sprintf(`{"snapshot of cache": "2026-01-01T00:00:00Z", "verify %s": "2026-01-01T00:00:00Z"}`, store)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "spool", ".jobs.json"), []byte(missed), 0o600))
+	d.Restart()
+	d.Streaming("cache")
 	forks := master.Info("stats")["total_forks"]
 
 	jobs := func() (all []blackbox.Job) {

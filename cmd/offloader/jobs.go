@@ -31,8 +31,11 @@ const (
 	jitter = 5 * time.Minute
 
 	snapshotDeadline = 6 * time.Hour
-	pruneDeadline    = time.Hour
-	verifyDeadline   = 24 * time.Hour
+	// linkPatience is how long a snapshot that is due waits for a link that is being made: one that
+	// was missed is taken just after the start.
+	linkPatience   = time.Minute
+	pruneDeadline  = time.Hour
+	verifyDeadline = 24 * time.Hour
 
 	// jobsFile remembers in the spool when each job began last, so that one which was due while the
 	// daemon was down is made up for. It is a cache: without it, jobs wait until they are due.
@@ -116,11 +119,7 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 	for _, s := range c.Sources {
 		if !c.Snapshots.Schedule.IsZero() {
 			add("snapshot of "+s.Name, c.Snapshots.Schedule, snapshotDeadline, forks, func(ctx context.Context) error {
-				_, err := j.fleet.snapshot(ctx, s.Name)
-				if errors.Is(err, source.ErrBusy) {
-					return nil // by hand, at this moment
-				}
-				return err
+				return j.snapshot(ctx, s.Name)
 			})
 		}
 		for i, st := range j.places {
@@ -152,6 +151,24 @@ func (j *jobs) began(name string, now time.Time) (before time.Time) {
 		j.log.Warn("when a job ran won't survive a restart", "job", name, "error", err)
 	}
 	return before
+}
+
+func (j *jobs) snapshot(ctx context.Context, name string) error {
+	for until := time.Now().Add(linkPatience); ; {
+		_, err := j.fleet.snapshot(ctx, name)
+		var down *source.NotStreamingError
+		switch {
+		case errors.Is(err, source.ErrBusy):
+			return nil // by hand, at this moment
+		case !errors.As(err, &down) || time.Now().After(until):
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retention.Policy) error {

@@ -27,6 +27,14 @@ const catchUpFor = time.Minute
 // ErrBusy says that a snapshot of the source is being taken already.
 var ErrBusy = errors.New("a snapshot of this source is being taken already")
 
+// A NotStreamingError says that nothing arrives of the source just now: a snapshot has to fall into a
+// timeline that goes on.
+type NotStreamingError struct{ Source string }
+
+func (e *NotStreamingError) Error() string {
+	return fmt.Sprintf("source %s is not streaming: a snapshot has to fall into a timeline that goes on", e.Source)
+}
+
 // errThere ends a transfer: nothing was written since the last snapshot, which does as well.
 var errThere = errors.New("there is a snapshot at this offset already")
 
@@ -48,7 +56,7 @@ func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Taken,
 	cur, link, port := s.cur, s.link, s.port
 	s.mu.Unlock()
 	if cur == nil || link == nil || link.Status().Phase != syncer.Streaming {
-		return Taken{}, fmt.Errorf("source %s is not streaming: a snapshot has to fall into a timeline that goes on", s.o.Name)
+		return Taken{}, &NotStreamingError{s.o.Name}
 	}
 	o, method := s.o.Link, MethodMaster
 	if from != nil {
