@@ -104,6 +104,8 @@ type Snapshot struct {
 	// pass: the reader's last Read fails with a DamageError if they differ.
 	Info func(context.Context) (SnapshotInfo, error)
 	Open func(context.Context) (io.ReadCloser, error)
+
+	others []Snapshot // by the same name in further stores, in their order
 }
 
 // Segment is a range of the stream in the catalog, or the part of it that is still spooled.
@@ -121,6 +123,8 @@ type Segment struct {
 	// EndDB gives the database selected behind the last byte, for who has no identity; ok tells whether
 	// the file says it. It is nil of one that isn't encrypted.
 	EndDB func(context.Context) (db int, ok bool, err error)
+
+	others []Segment // by the same name in further stores, in their order
 }
 
 // A PieceReader gives stream bytes in order. Next ends with io.EOF.

@@ -302,7 +302,8 @@ func (c *Catalog) Timeline(name string) *Timeline {
 }
 
 // Add unites what a spool holds of a timeline, or another store, with what is known of it. What
-// both have is taken from the store that was loaded first. t is left as it is.
+// both have is taken from the store that was loaded first, as long as it isn't damaged there
+// (WithoutSegment, WithoutSnapshot). t is left as it is.
 func (c *Catalog) Add(t *Timeline) {
 	have := c.Timeline(t.Timeline)
 	if have == nil {
@@ -322,23 +323,98 @@ func (c *Catalog) Add(t *Timeline) {
 			have.Events[i] = e
 		}
 	}
-	snapshots := map[SnapshotName]bool{}
-	for _, s := range have.Snapshots {
-		snapshots[SnapshotName{Offset: s.Offset, Time: s.Time}] = true
+	snapshots := map[SnapshotName]int{}
+	for i, s := range have.Snapshots {
+		snapshots[SnapshotName{Offset: s.Offset, Time: s.Time}] = i
 	}
 	for _, s := range t.Snapshots {
-		if !snapshots[SnapshotName{Offset: s.Offset, Time: s.Time}] {
+		if i, known := snapshots[SnapshotName{Offset: s.Offset, Time: s.Time}]; known {
+			first := &have.Snapshots[i]
+			first.others = append(first.others[:len(first.others):len(first.others)], s)
+		} else {
 			have.Snapshots = append(have.Snapshots, s)
 		}
 	}
-	segments := map[string]bool{}
-	for _, s := range have.Segments {
-		segments[s.Name] = true
+	segments := map[string]int{}
+	for i, s := range have.Segments {
+		segments[s.Name] = i
 	}
 	for _, s := range t.Segments {
-		if s.Name == "" || !segments[s.Name] {
+		if i, known := segments[s.Name]; known && s.Name != "" {
+			first := &have.Segments[i]
+			first.others = append(first.others[:len(first.others):len(first.others)], s)
+		} else {
 			have.Segments = append(have.Segments, s)
 		}
 	}
 	have.sort()
 }
+
+// WithoutSegment is the catalog without the file of a segment, which was found damaged, say. Where
+// another store has one by that name, it stands in its place. Of a spool's part everything goes that
+// the spool holds of that range.
+func (c *Catalog) WithoutSegment(timeline string, gone Segment) *Catalog {
+	return c.without(timeline, func(t *Timeline) {
+		t.Segments = replaced(t.Segments, func(s Segment) (Segment, bool) {
+			switch {
+			case s.Name != gone.Name:
+				return s, true
+			case s.Name == "":
+				return s, s.From >= gone.To || gone.From >= s.To
+			case len(s.others) == 0:
+				return s, false
+			}
+			next := s.others[0]
+			next.others = s.others[1:]
+			return next, true
+		})
+	})
+}
+
+// WithoutSnapshot is the same for a snapshot and its sidecar.
+func (c *Catalog) WithoutSnapshot(timeline string, gone Snapshot) *Catalog {
+	return c.without(timeline, func(t *Timeline) {
+		t.Snapshots = replaced(t.Snapshots, func(s Snapshot) (Snapshot, bool) {
+			switch {
+			case s.Name != gone.Name || s.Offset != gone.Offset:
+				return s, true
+			case len(s.others) == 0:
+				return s, false
+			}
+			next := s.others[0]
+			next.others = s.others[1:]
+			return next, true
+		})
+	})
+}
+
+func (c *Catalog) without(timeline string, change func(*Timeline)) *Catalog {
+	rest := *c
+	rest.Timelines = slices.Clone(c.Timelines)
+	for i, t := range rest.Timelines {
+		if t.Timeline == timeline {
+			changed := *t
+			change(&changed)
+			changed.sort()
+			rest.Timelines[i] = &changed
+		}
+	}
+	return &rest
+}
+
+// replaced is a list of what judge puts in the place of each, if anything.
+func replaced[T any](list []T, judge func(T) (T, bool)) []T {
+	var rest []T
+	for _, s := range list {
+		if s, ok := judge(s); ok {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+// Elsewhere tells whether another store has a file by the segment's name.
+func (s Segment) Elsewhere() bool { return len(s.others) > 0 }
+
+// Elsewhere tells whether another store has a snapshot by that name.
+func (s Snapshot) Elsewhere() bool { return len(s.others) > 0 }

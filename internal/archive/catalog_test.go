@@ -3,6 +3,7 @@ package archive_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -205,10 +206,25 @@ func TestCatalogsUnite(t *testing.T) {
 	require.Len(t, c.Timelines, 2)
 	require.Equal(t, younger.TimelineInfo, c.Timelines[0].TimelineInfo)
 	got := c.Timelines[1]
-	require.Equal(t, []archive.Segment{seg(0, 10, "a"), seg(5, 30, ""), seg(10, 20, "b")}, got.Segments)
-	require.Equal(t, []archive.Snapshot{snap(0, "s0"), snap(15, "")}, got.Snapshots)
+	held := func(t *archive.Timeline) (names []string) {
+		for _, s := range t.Segments {
+			names = append(names, fmt.Sprintf("%v%s %v", s.Range, s.Name, s.Elsewhere()))
+		}
+		for _, s := range t.Snapshots {
+			names = append(names, fmt.Sprintf("%d%s %v", s.Offset, s.Name, s.Elsewhere()))
+		}
+		return names
+	}
+	require.Equal(t, []string{"[0,10)a false", "[5,30) false", "[10,20)b true", "0s0 true", "15 false"}, held(got))
 	require.Equal(t, []archive.Event{{Kind: archive.EventClock, Offset: 1}, event}, got.Events)
 	require.Len(t, spooled.Segments, 2, "what was added is left as it is")
+
+	// What another has stands in for what is damaged, and for nothing else.
+	c = c.WithoutSegment(timeline, seg(10, 20, "b")).WithoutSnapshot(timeline, snap(0, "s0"))
+	require.Equal(t, []string{"[0,10)a false", "[5,30) false", "[10,20)b false", "0 false", "15 false"}, held(c.Timelines[1]))
+	c = c.WithoutSegment(timeline, seg(10, 20, "b")).WithoutSegment(timeline, seg(25, 26, "")).WithoutSnapshot(timeline, snap(0, ""))
+	require.Equal(t, []string{"[0,10)a false", "15 false"}, held(c.Timelines[1]))
+	require.Len(t, got.Segments, 3, "and the catalog before is left as it is")
 }
 
 // unlisted is a store whose listing was made while some of its files came, or before they went.

@@ -63,6 +63,9 @@ type Detour struct {
 
 // WithoutSegment is the way round the segment of a step.
 func (a *Aim) WithoutSegment(step Step) Detour {
+	if step.Segment.Elsewhere() {
+		return Detour{Same: true}
+	}
 	c := a.chain.without(func(timeline string, s archive.Segment) bool {
 		return timeline == step.Timeline && s.Name == step.Segment.Name && s.Range == step.Segment.Range
 	}, func(string, archive.Snapshot) bool { return false })
@@ -71,6 +74,9 @@ func (a *Aim) WithoutSegment(step Step) Detour {
 
 // WithoutSnapshot is the way round a snapshot of a timeline.
 func (a *Aim) WithoutSnapshot(of string, snapshot archive.Snapshot) Detour {
+	if snapshot.Elsewhere() {
+		return Detour{Same: true}
+	}
 	c := a.chain.without(func(string, archive.Segment) bool { return false }, func(timeline string, s archive.Snapshot) bool {
 		return timeline == of && s.Name == snapshot.Name && s.Offset == snapshot.Offset
 	})

@@ -11,10 +11,11 @@ import (
 // A DamagedError is an *archive.DamageError (it unwraps to it) in a file that the restore needs,
 // with the ways round that file.
 type DamagedError struct {
-	Source  string
-	Damage  *archive.DamageError
-	Way     plan.Detour
-	Spooled bool // it is a spool's
+	Source string
+	Damage *archive.DamageError
+	Way    plan.Detour // Same: Run has gone it, as often as it does
+
+	aside func(*archive.Catalog) *archive.Catalog // takes the file out
 }
 
 func (e *DamagedError) Error() string { return e.Source + ": " + e.Damage.Error() }
@@ -25,10 +26,8 @@ func (e *DamagedError) Unwrap() error { return e.Damage }
 func (e *DamagedError) Hint() string {
 	before, after := e.Way.Before, e.Way.After
 	switch {
-	case e.Way.Same && e.Spooled:
-		return "a store holds the same point without the spool: --archive with a copy of that store restores it"
 	case e.Way.Same:
-		return "other files hold the same point: move that one out of the archive, and restore again"
+		return "many files are damaged: `offloader verify` names all of them, and what they cost"
 	case before != nil && after != nil:
 		return fmt.Sprintf("without that file, %s and what is before it can be restored, and again from %s on", before, after)
 	case before != nil:
@@ -42,22 +41,24 @@ func (e *DamagedError) Hint() string {
 // damaged adds the way round a step's segment to an error that says damage, and leaves others as
 // they are.
 func damaged(aim *plan.Aim, err error, step plan.Step) error {
-	return withWay(aim, err, step.Segment.Name == "", func() plan.Detour { return aim.WithoutSegment(step) })
+	return withWay(aim, err, func() plan.Detour { return aim.WithoutSegment(step) },
+		func(c *archive.Catalog) *archive.Catalog { return c.WithoutSegment(step.Timeline, step.Segment) })
 }
 
 // DamagedSnapshot gives an error that says damage of r's snapshot the way round it, and leaves
 // others as they are.
 func (r *Replay) DamagedSnapshot(err error) error {
-	return withWay(r.aim, err, r.Snapshot.Name == "", func() plan.Detour { return r.aim.WithoutSnapshot(r.From.Timeline, r.Snapshot) })
+	return withWay(r.aim, err, func() plan.Detour { return r.aim.WithoutSnapshot(r.From.Timeline, r.Snapshot) },
+		func(c *archive.Catalog) *archive.Catalog { return c.WithoutSnapshot(r.From.Timeline, r.Snapshot) })
 }
 
-func withWay(aim *plan.Aim, err error, spooled bool, way func() plan.Detour) error {
+func withWay(aim *plan.Aim, err error, way func() plan.Detour, aside func(*archive.Catalog) *archive.Catalog) error {
 	var damage *archive.DamageError
 	var already *DamagedError
 	if !errors.As(err, &damage) || errors.As(err, &already) {
 		return err
 	}
-	return &DamagedError{Source: aim.Source, Damage: damage, Way: way(), Spooled: spooled}
+	return &DamagedError{Source: aim.Source, Damage: damage, Way: way(), aside: aside}
 }
 
 // stepError is damage in one step.

@@ -8,8 +8,10 @@
 // listing and planning once more.
 //
 // Every file that is read is read to its end, also one that is left in the middle, since the
-// checksum that tells damage stands there. Damage is a *DamagedError, which names the file and
-// the nearest points that don't need it.
+// checksum that tells damage stands there. A damaged file is set aside, said so, and the same point is
+// reached by others, if there are any: another store's, those that it was joined from, an older
+// snapshot and the log. Else it is a *DamagedError, which names the file and the nearest points that
+// don't need it.
 package replay
 
 import (
@@ -38,18 +40,45 @@ type Replay struct {
 // tenths of a second.
 const listings = 10
 
+// damages is how many files are set aside at most: each costs another reading.
+const damages = 20
+
 // Start is the snapshot's boundary: where the stream begins.
 func (r *Replay) Start() stream.Cursor {
 	return stream.Cursor{Offset: r.From.Offset, DB: r.Info.DB, Time: r.From.Time}
 }
 
 // Run lists, plans, finds the point and calls use with what to read. It does all of that once more
-// if names don't lead to the point, or a file was gone that use needed: then use must begin anew.
-// load lists what there is of the source; it opens the spool before it lists stores.
+// if names don't lead to the point, or a file that use needed was gone or damaged: then use must begin
+// anew. load lists what there is of the source; it opens the spool before it lists stores.
 func Run(ctx context.Context, load func(context.Context) (*archive.Catalog, error), req plan.Request, use func(context.Context, *Replay) error) error {
+	var aside []*DamagedError
+	sound := func(ctx context.Context) (*archive.Catalog, error) {
+		cat, err := load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range aside {
+			cat = d.aside(cat)
+		}
+		return cat, nil
+	}
+	told := func(ctx context.Context, r *Replay) error {
+		for _, d := range aside {
+			r.Notes = append(r.Notes, d.Damage.Error()+"; the same was read from elsewhere")
+		}
+		return use(ctx, r)
+	}
 	for listed := 1; ; listed++ {
-		tries, err := once(ctx, load, req, use)
-		if listed >= tries || ctx.Err() != nil {
+		tries, err := once(ctx, sound, req, told)
+		var damage *DamagedError
+		switch {
+		case errors.As(err, &damage) && damage.Way.Same && len(aside) < damages && ctx.Err() == nil:
+			aside, listed = append(aside, damage), 0
+		case listed < tries && ctx.Err() == nil:
+		case len(aside) > 0 && errors.As(err, new(*plan.UnreachableError)):
+			return aside[len(aside)-1] // what took its place is gone meanwhile
+		default:
 			return err
 		}
 	}

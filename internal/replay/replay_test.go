@@ -500,25 +500,47 @@ func TestDamageThatOtherFilesMakeUpFor(t *testing.T) {
 	snapshot.Snapshots = append(snapshot.Snapshots, replaytest.Snapshot(archive.SnapshotInfo{Offset: half, Time: 1000}, nil))
 	snapshot.Snapshots[1].Open = func(context.Context) (io.ReadCloser, error) { return nil, bad }
 
+	// Three stores, of which the first two are damaged, in files that differ.
+	copies := held(l, 900, 0, 7, half)
+	first := copies.Timelines[0]
+	first.Segments[0].Open = joined.Segments[0].Open
+	second, third := *held(l, 900, 0, 7, half).Timelines[0], *held(l, 900, 0, 7, half).Timelines[0]
+	second.Segments[1].Open = joined.Segments[0].Open
+	second.Segments[0].Open = joined.Segments[0].Open
+	second.Snapshots[0].Open = snapshot.Snapshots[1].Open
+	first.Snapshots[0].Info = func(context.Context) (archive.SnapshotInfo, error) { return archive.SnapshotInfo{}, bad }
+	copies.Add(&second)
+	copies.Add(&third)
+
+	alone := func(tl *archive.Timeline) *archive.Catalog {
+		return &archive.Catalog{Source: "cache", Timelines: []*archive.Timeline{tl}}
+	}
 	for name, c := range map[string]struct {
-		tl      *archive.Timeline
-		without func()
-		hint    string
+		cat     *archive.Catalog
+		damaged int
 	}{
-		"a joined segment": {joined, func() { joined.Segments = joined.Segments[1:] }, "other files hold the same point: move that one out of the archive"},
-		"a spool":          {spooled, func() { spooled.Segments = spooled.Segments[1:] }, "a store holds the same point without the spool"},
-		"a snapshot":       {snapshot, func() { snapshot.Snapshots = snapshot.Snapshots[:1] }, "other files hold the same point: move that one out of the archive"},
+		"a joined segment": {alone(joined), 1},
+		"a spool":          {alone(spooled), 1},
+		"a snapshot":       {alone(snapshot), 1},
+		"stores":           {copies, 4},
 	} {
-		cat := &archive.Catalog{Source: "cache", Timelines: []*archive.Timeline{c.tl}}
-		_, err := run(t.Context(), always(cat), plan.Request{})
-		var hinted interface{ Hint() string }
-		require.ErrorAs(t, err, &hinted, name)
-		require.Contains(t, hinted.Hint(), c.hint, name)
-		c.without()
-		g, err := run(t.Context(), always(cat), plan.Request{})
+		g, err := run(t.Context(), always(c.cat), plan.Request{})
 		require.NoError(t, err, name)
 		require.Equal(t, string(l.Data), g.log, name)
+		require.Equal(t, "RDB", g.rdb, name)
+		require.Len(t, g.Notes, c.damaged, name)
+		require.Contains(t, g.Notes[0], "x is damaged: its CRC64 is wrong; the same was read from elsewhere")
 	}
+
+	// Where all copies are damaged, it is said as of one.
+	worst := held(l, 900, 0, 7, half)
+	worst.Timelines[0].Segments[0].Open = joined.Segments[0].Open
+	third.Segments[0].Open = joined.Segments[0].Open
+	worst.Add(&third)
+	_, err := run(t.Context(), always(worst), plan.Request{})
+	var hinted interface{ Hint() string }
+	require.ErrorAs(t, err, &hinted)
+	require.Contains(t, hinted.Hint(), "without that file, offset 0")
 }
 
 // b left a behind a1, when a had already written a2, which was lost. While b was not yet there,
