@@ -1,6 +1,7 @@
 package s3test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ type Fault struct {
 	Lose   bool   // the server does as it is told, and its answer is lost
 	CutUp  int64  // the connection breaks after so many bytes of the request's body
 	Cut    int64  // the connection breaks after so many bytes of the answer's body
+	Flip   bool   // a bit of the answer's body is turned over
 	Before func() // called first
 }
 
@@ -82,6 +84,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, to *url.URL) {
 			if fault.Lose {
 				_, _ = io.Copy(io.Discard, a.Body)
 				return errHarm
+			}
+			if fault.Flip {
+				body, err := io.ReadAll(a.Body)
+				if err != nil || len(body) == 0 {
+					return errHarm
+				}
+				body[len(body)/2] ^= 1
+				a.Body = io.NopCloser(bytes.NewReader(body))
 			}
 			if fault.Cut > 0 {
 				a.Body = struct {
