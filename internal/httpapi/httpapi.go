@@ -5,7 +5,7 @@
 //	/readyz          200 while every source streams and nothing lags, else why not, a line each
 //	/api/v1/status   what `offloader status --json` prints
 //
-// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go).
+// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go) and …/rdb (rdb.go).
 //
 // It shows what sources say of themselves at the moment somebody asks, and keeps nothing but two
 // histograms and an hour of samples, from which it tells how fast things grow (growth.go). It is
@@ -18,6 +18,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,6 +29,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/offloader/offloader/internal/export"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -88,8 +90,11 @@ type Options struct {
 	Jobs    func() []Job // nil: there are none
 	// Snapshot takes one of a source, and returns when every store has it; nil: it can't be asked for.
 	Snapshot func(ctx context.Context, source string) (Snapshot, error)
-	Logger   *slog.Logger     // nil: silent
-	Now      func() time.Time // nil: time.Now
+	// RDB gives use the dataset of a source as it is now, and returns what use does; nil: it can't
+	// be asked for.
+	RDB    func(ctx context.Context, source string, use func(export.Point, io.Reader) error) error
+	Logger *slog.Logger     // nil: silent
+	Now    func() time.Time // nil: time.Now
 }
 
 // Build is what the program was made of.
@@ -119,6 +124,7 @@ func New(o Options) *Server {
 	all := http.NewServeMux()
 	all.Handle("/", readOnly(mux))
 	all.HandleFunc("POST /api/v1/sources/{source}/snapshot", s.snapshot)
+	all.HandleFunc("POST /api/v1/sources/{source}/rdb", s.rdb)
 	s.handler = all
 	return s
 }

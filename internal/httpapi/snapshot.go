@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stream"
@@ -33,10 +32,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	c := http.NewResponseController(w)
-	if err := errors.Join(c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})); err != nil {
-		s.o.Logger.Debug("a request may not wait", "error", err)
-	}
+	s.mayWait(w)
 	taken, err := s.o.Snapshot(r.Context(), r.PathValue("source"))
 	switch {
 	case errors.Is(err, ErrNoSource):

@@ -27,13 +27,24 @@ const catchUpFor = time.Minute
 // ErrBusy says that a snapshot of the source is being taken already.
 var ErrBusy = errors.New("a snapshot of this source is being taken already")
 
-// A NotStreamingError says that nothing arrives of the source just now: a snapshot has to fall into a
-// timeline that goes on.
-type NotStreamingError struct{ Source string }
+// A NotStreamingError says that nothing arrives of the source just now: what is taken of it has to fall
+// into a timeline that goes on.
+type NotStreamingError struct {
+	Source string
+	Why    string // "" where that isn't known
+	hint   string
+}
 
 func (e *NotStreamingError) Error() string {
-	return fmt.Sprintf("source %s is not streaming: a snapshot has to fall into a timeline that goes on", e.Source)
+	text := fmt.Sprintf("source %s is not streaming, and what is taken of it has to fall into a timeline that goes on", e.Source)
+	if e.Why != "" {
+		text += ": " + e.Why
+	}
+	return text
 }
+
+// Hint says what to do about it, "" where that isn't known.
+func (e *NotStreamingError) Hint() string { return e.hint }
 
 // errThere ends a transfer: nothing was written since the last snapshot, which does as well.
 var errThere = errors.New("there is a snapshot at this offset already")
@@ -52,21 +63,17 @@ func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Taken,
 		return Taken{}, ErrBusy
 	}
 	defer s.taking.Unlock()
-	s.mu.Lock()
-	cur, link, port := s.cur, s.link, s.port
-	s.mu.Unlock()
-	if cur == nil || link == nil || link.Status().Phase != syncer.Streaming {
-		return Taken{}, &NotStreamingError{s.o.Name}
+	cur, o, err := s.beside(from)
+	if err != nil {
+		return Taken{}, err
 	}
-	o, method := s.o.Link, MethodMaster
+	method := MethodMaster
 	if from != nil {
-		o, method = *from, MethodReplica
+		method = MethodReplica
 	}
-	o.Logger, o.BudgetPath, o.Acked = s.log, "", nil
-	o.Listen = func(string) (int, error) { return port, nil } // the link's: somebody answers there
 	ctx, cancel := context.WithCancel(ctx)
 	k := &taking{s: s, ctx: ctx, cur: cur, method: method}
-	err := syncer.Fetch(ctx, o, k.begin)
+	err = syncer.Fetch(ctx, o, k.begin)
 	cancel()
 	if k.placed != nil {
 		<-k.placed
@@ -78,6 +85,33 @@ func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Taken,
 		return Taken{}, fmt.Errorf("take a snapshot of source %s: %w", s.o.Name, err)
 	}
 	return Taken{Moment: k.moment, Timeline: cur.Info().Timeline, of: cur}, nil
+}
+
+// beside gives the timeline that goes on, and how to reach for a connection beside the link whoever
+// sends an RDB of it: the master, or the replica that from leads to.
+func (s *Source) beside(from *syncer.Options) (*spool.Timeline, syncer.Options, error) {
+	s.mu.Lock()
+	cur, link, port := s.cur, s.link, s.port
+	s.mu.Unlock()
+	if cur == nil || link == nil || link.Status().Phase != syncer.Streaming {
+		st := s.Status(time.Now())
+		return nil, syncer.Options{}, &NotStreamingError{s.o.Name, st.Error, st.Hint}
+	}
+	o := s.o.Link
+	if from != nil {
+		o = *from
+	}
+	o.Logger, o.BudgetPath, o.Acked = s.log, "", nil
+	o.Listen = func(string) (int, error) { return port, nil } // the link's: somebody answers there
+	return cur, o, nil
+}
+
+// isOf makes sure that a server is in the history that goes on.
+func isOf(cur *spool.Timeline, m syncer.Master, id stream.ReplID) error {
+	if ours := cur.ReplID(); id != ours {
+		return fmt.Errorf("%s has replication id %s, the timeline that goes on has %s: it is no master or replica of this source", m.Addr, id.Short(), ours.Short())
+	}
+	return nil
 }
 
 // Stored waits until every store has a snapshot that was taken.
@@ -120,8 +154,8 @@ type taking struct {
 // begin makes sure that the RDB can be of the timeline that goes on, and has nothing compacted across
 // its offset from here on.
 func (k *taking) begin(m syncer.Master, id stream.ReplID, at stream.Offset, size int64) (syncer.Incoming, error) {
-	if id != k.cur.ReplID() {
-		return nil, fmt.Errorf("%s has replication id %s, the timeline that goes on has %s: it is no master or replica of this source", m.Addr, id.Short(), k.cur.ReplID().Short())
+	if err := isOf(k.cur, m, id); err != nil {
+		return nil, err
 	}
 	k.s.mu.Lock()
 	last := k.s.snapshot
