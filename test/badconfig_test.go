@@ -31,8 +31,10 @@ func TestBadInputConfiguration(t *testing.T) {
 		{"wrong kind of value", "sources: cache\nstores: [{type: disk, path: DIR/a}]", []string{"FILE:1:10: "}},
 		{"wrong size", "sources: [{name: cache, address: '127.0.0.1:1'}]\nspool: {max_size: 20 apples}\nstores: [{type: disk, path: DIR/a}]",
 			[]string{`FILE:2:19: "20 apples" is not a size: say 64MiB or 20GiB`}},
-		{"a field of a later version", "sources: [{name: cache, address: '127.0.0.1:1'}]\nexports: []\nstores: [{type: disk, path: DIR/a}]",
-			[]string{`FILE:2:1: "exports" is not in this version`}},
+		{"an export that would overwrite", "sources: [{name: cache, address: '127.0.0.1:1'}]\nexports: [{schedule: '@daily', to: DIR/dump.rdb}]\nstores: [{type: disk, path: DIR/a}]",
+			[]string{`FILE:2:36: each run would write to the same name`, "put {time} into it"}},
+		{"a placeholder that isn't", "sources: [{name: cache, address: '127.0.0.1:1'}]\nexports: [{schedule: '@daily', to: 'DIR/{tme}.rdb'}]\nstores: [{type: disk, path: DIR/a}]",
+			[]string{`FILE:2:36: unknown placeholder {tme}: did you mean {time}?`}},
 		{"a relay", "sources: [{name: cache, address: '127.0.0.1:1', relay: {listen: '127.0.0.1:2'}}]\nstores: [{type: disk, path: DIR/a}]",
 			[]string{`FILE:1:49: "relay" is not in this version`}},
 		{"a store twice", "sources: [{name: cache, address: '127.0.0.1:1'}]\nstores: [{type: s3, bucket: b-b}, {type: s3, bucket: b-b, prefix: /}]", []string{`FILE:2:35: this store is named before`}},
@@ -78,7 +80,7 @@ func TestBadInputConfiguration(t *testing.T) {
 func TestBadInputLaterCommands(t *testing.T) {
 	help := blackbox.Run(t, "help")
 	require.Equal(t, 0, help.Code)
-	for _, command := range []string{"serve", "export", "promote"} {
+	for _, command := range []string{"serve", "promote"} {
 		for _, args := range [][]string{{command}, {command, "--help"}, {command, "--config", "x"}, {command, "--what", "ever"}, {command, "x", "y"}, {"help", command}} {
 			r := blackbox.Run(t, args...)
 			require.Equal(t, 2, r.Code, "%s", r)
@@ -87,7 +89,7 @@ func TestBadInputLaterCommands(t *testing.T) {
 		}
 		require.NotRegexp(t, `(?m)^\s+`+command+`\b`, help.Stdout)
 	}
-	for _, command := range []string{"run", "check", "status", "snapshot", "list", "log", "restore", "copy", "verify", "prune", "pin", "unpin", "release", "version", "completion"} {
+	for _, command := range []string{"run", "check", "status", "snapshot", "list", "log", "restore", "export", "copy", "verify", "prune", "pin", "unpin", "release", "version", "completion"} {
 		require.Regexp(t, `(?m)^\s+`+command+`\b`, help.Stdout)
 		r := blackbox.Run(t, command, "--help")
 		require.Equal(t, 0, r.Code, "%s", r)

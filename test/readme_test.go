@@ -101,6 +101,12 @@ func TestReadmeCommands(t *testing.T) {
 			r.streaming("--archive ~/archive")
 			require.Equal(t, "OK\n1\n", r.sh(block))
 			require.Equal(t, "1", master.Info("stats")["sync_full"], "it continues where it was")
+		}},
+		{"offloader export", func(block string) {
+			require.Contains(t, r.sh(block), "found whole")
+			exported := enginetest.StartIn(t, master.Kind(), filepath.Join(r.home, "exported"))
+			require.Equal(t, master.Digest(), exported.Digest())
+			exported.Stop()
 			r.stop(syscall.SIGINT)
 		}},
 		{"sudo mkdir -p /etc/offloader", func(block string) {

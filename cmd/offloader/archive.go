@@ -35,30 +35,37 @@ type opened struct {
 // openArchive opens what --archive or the configuration names. Nothing is locked or changed, so a
 // daemon may be at work there, or have died.
 func (a *app) openArchive(ctx context.Context) (*opened, error) {
-	o := &opened{say: a.term.say, said: map[string]bool{}}
-	var places []config.Store
-	switch {
-	case a.archiveURL != "" && a.configFile != "":
+	c, err := a.readConfig()
+	if err != nil {
+		return nil, err
+	}
+	return a.openPlaces(ctx, c)
+}
+
+// readConfig is the configuration as far as readers need it, or what --archive says in its place: a
+// store and, where that is a folder, the spool in it.
+func (a *app) readConfig() (*config.Config, error) {
+	if a.archiveURL == "" {
+		return a.loadConfig(config.LoadToRead)
+	}
+	if a.configFile != "" {
 		return nil, usagef("keep one", "--archive and --config don't go together")
-	case a.archiveURL != "":
-		where, err := place(a.archiveURL)
-		if err != nil {
-			return nil, err
-		}
-		if where.Type == config.TypeDisk {
-			o.spool = filepath.Join(where.Path, ".spool")
-		}
-		places = []config.Store{where}
-	default:
-		c, err := a.loadConfig(config.LoadToRead)
-		if err != nil {
-			return nil, err
-		}
-		places, o.spool = c.Stores, c.Spool.Path
-		for _, s := range c.Sources {
-			o.configured = append(o.configured, s.Name)
-		}
-		o.identity = c.Encryption.Identity
+	}
+	where, err := place(a.archiveURL)
+	if err != nil {
+		return nil, err
+	}
+	c := &config.Config{Stores: []config.Store{where}}
+	if where.Type == config.TypeDisk {
+		c.Spool.Path = filepath.Join(where.Path, ".spool")
+	}
+	return c, nil
+}
+
+func (a *app) openPlaces(ctx context.Context, c *config.Config) (*opened, error) {
+	o := &opened{spool: c.Spool.Path, identity: c.Encryption.Identity, say: a.term.say, said: map[string]bool{}}
+	for _, s := range c.Sources {
+		o.configured = append(o.configured, s.Name)
 	}
 	if a.identityFile != "" {
 		var err error
@@ -70,7 +77,7 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 		o.spool = ""
 	}
 	var errs []error
-	for _, where := range places {
+	for _, where := range c.Stores {
 		s, err := openStore(ctx, where, store.Options{})
 		if err != nil {
 			errs = append(errs, err)

@@ -61,7 +61,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
 	work := newJobs(d.log, f, c.Stores, stores, c.Spool.Path)
 	web := httpapi.New(httpapi.Options{
-		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, Logger: d.log,
+		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, RDB: f.dataset, Logger: d.log,
 	})
 	systemd := &notifier{log: d.log, sources: f.report}
 	d.log.Info("offloader has started", "version", build().Version, "pid", os.Getpid(), "sources", len(wanted),

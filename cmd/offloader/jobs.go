@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/durable"
+	"github.com/offloader/offloader/internal/export"
 	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/retention"
 	"github.com/offloader/offloader/internal/schedule"
@@ -22,7 +24,8 @@ import (
 )
 
 const (
-	// snapshotsAtOnce is how many forks a daemon asks for at a time, over all sources.
+	// snapshotsAtOnce is how many forks a daemon asks for at a time, for snapshots and exports of
+	// all sources.
 	snapshotsAtOnce = 2
 	// pruneSchedule is when retention is applied: deletions are cheap, and a window of days need not
 	// end to the minute.
@@ -31,9 +34,10 @@ const (
 	jitter = 5 * time.Minute
 
 	snapshotDeadline = 6 * time.Hour
-	// linkPatience is how long a snapshot that is due waits for a link that is being made: one that
-	// was missed is taken just after the start.
+	// linkPatience is how long what is due waits for a link that is being made: what was missed is done
+	// just after the start.
 	linkPatience   = time.Minute
+	exportDeadline = 6 * time.Hour
 	pruneDeadline  = time.Hour
 	verifyDeadline = 24 * time.Hour
 
@@ -42,8 +46,8 @@ const (
 	jobsFile = ".jobs.json"
 )
 
-// jobs are what the daemon does by the clock: snapshots, retention, verification. They are those of
-// the configuration in force.
+// jobs are what the daemon does by the clock: snapshots, exports, retention, verification. They are
+// those of the configuration in force.
 type jobs struct {
 	log    *slog.Logger
 	fleet  *fleet
@@ -122,6 +126,11 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 				return j.snapshot(ctx, s.Name)
 			})
 		}
+		for _, e := range c.Exports {
+			add("export of "+s.Name+" to "+e.To.String(), e.Schedule, exportDeadline, forks, func(ctx context.Context) error {
+				return j.export(ctx, s.Name, export.Options{To: e.To, MinFree: float64(c.Spool.MinFree) / 100})
+			})
+		}
 		for i, st := range j.places {
 			if p := c.RetentionIn(st); p != nil {
 				add("prune "+s.Name+" in "+j.stores[i].Store.String(), hourly, pruneDeadline, nil, func(ctx context.Context) error {
@@ -154,13 +163,35 @@ func (j *jobs) began(name string, now time.Time) (before time.Time) {
 }
 
 func (j *jobs) snapshot(ctx context.Context, name string) error {
-	for until := time.Now().Add(linkPatience); ; {
+	err := whenStreaming(ctx, func() error {
 		_, err := j.fleet.snapshot(ctx, name)
+		return err
+	})
+	if errors.Is(err, source.ErrBusy) {
+		return nil // by hand, at this moment
+	}
+	return err
+}
+
+func (j *jobs) export(ctx context.Context, name string, o export.Options) error {
+	r, err := export.Run(ctx, o, func(put export.Put) error {
+		return whenStreaming(ctx, func() error {
+			return j.fleet.dataset(ctx, name, func(p export.Point, rdb io.Reader) error { return put(ctx, p, rdb) })
+		})
+	})
+	if err != nil {
+		return err
+	}
+	j.log.Info("a dataset was exported, read back and found good", "source", name, "to", r.To, "offset", r.Offset, "bytes", r.Bytes, "sha256", r.SHA256, "unchecked", r.Unchecked)
+	return nil
+}
+
+// whenStreaming takes something of a source, and waits a while for a link that is being made.
+func whenStreaming(ctx context.Context, take func() error) error {
+	for until := time.Now().Add(linkPatience); ; {
+		err := take()
 		var down *source.NotStreamingError
-		switch {
-		case errors.Is(err, source.ErrBusy):
-			return nil // by hand, at this moment
-		case !errors.As(err, &down) || time.Now().After(until):
+		if !errors.As(err, &down) || time.Now().After(until) {
 			return err
 		}
 		select {

@@ -41,7 +41,10 @@ func TestJobsOfAConfiguration(t *testing.T) {
 	require.Equal(t, []string{"prune cache in " + a}, names())
 	c.Retention = &config.Retention{Window: config.Duration(24 * time.Hour)}
 	c.Snapshots.Schedule, c.Verify.Schedule = hourly, hourly
-	require.Equal(t, []string{"snapshot of cache", "prune cache in " + a, "prune cache in " + b, "verify " + a, "verify " + b}, names())
+	to, err := config.ExportTo("/srv/{source}-{time}.rdb")
+	require.NoError(t, err)
+	c.Exports = []config.Export{{Schedule: hourly, To: to}}
+	require.Equal(t, []string{"snapshot of cache", "export of cache to /srv/{source}-{time}.rdb", "prune cache in " + a, "prune cache in " + b, "verify " + a, "verify " + b}, names())
 
 	// When a job began survives a restart.
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

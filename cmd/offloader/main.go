@@ -45,6 +45,7 @@ func exitCode(err error) int {
 		unknown   *plan.UnknownTimelineError
 		nowhere   *plan.UnreachableError
 		empty     *emptyError
+		between   *betweenError
 		damaged   *archive.DamageError
 		found     *verify.FoundError
 		locked    *crypt.IdentityError
@@ -63,7 +64,7 @@ func exitCode(err error) int {
 			return exitDamaged // what can't be read may be what would lead there
 		}
 		return exitUnreachable
-	case errors.As(err, &empty):
+	case errors.As(err, &empty), errors.As(err, &between):
 		return exitUnreachable
 	}
 	return exitFailed
@@ -79,6 +80,7 @@ func (a *app) commands() []*cobra.Command {
 		a.listCommand(),
 		a.logCommand(),
 		a.restoreCommand(),
+		a.exportCommand(),
 		a.pinCommand(),
 		a.unpinCommand(),
 		a.releaseCommand(),
@@ -91,7 +93,7 @@ func (a *app) commands() []*cobra.Command {
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"serve", "export", "promote"}
+var laterCommands = []string{"serve", "promote"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

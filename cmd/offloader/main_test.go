@@ -16,6 +16,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/crypt"
+	"github.com/offloader/offloader/internal/export"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/replay"
 )
@@ -43,6 +44,8 @@ func TestExitCodes(t *testing.T) {
 		{&replay.DamagedError{Damage: damage}, 4},
 		{&plan.DoubtError{Damage: damage}, 4},
 		{&emptyError{"nothing"}, 3},
+		{&betweenError{}, 3},
+		{&export.CheckError{Why: damage}, 1},
 		{errors.Join(nil, damage), 4},
 		{errors.Join(&plan.UnreachableError{}, damage), 4},
 	}

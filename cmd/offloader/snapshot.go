@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/export"
 	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/syncer"
@@ -121,8 +122,9 @@ func (f *fleet) replica(c *config.Config) {
 	f.from = c.Snapshots.Address
 }
 
-// snapshot takes one of a source, within the daemon: for the API, and by the clock.
-func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, error) {
+// reach gives a source, and how to reach the replica of it that snapshots are taken of, nil for the
+// master itself.
+func (f *fleet) reach(name string) (*source.Source, *syncer.Options, error) {
 	f.mu.Lock()
 	replica := f.from
 	f.mu.Unlock()
@@ -130,27 +132,55 @@ func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, er
 		if k.want.Name != name {
 			continue
 		}
-		began := time.Now()
 		k.mu.Lock()
 		src := k.source
 		k.mu.Unlock()
-		method, from := source.MethodMaster, (*syncer.Options)(nil)
-		if replica != "" {
-			o := k.want.link() // a replica has its master's users
-			o.Address, o.Announce = replica, syncer.Announce{}
-			method, from = source.MethodReplica, &o
+		if replica == "" {
+			return src, nil, nil
 		}
-		taken, err := src.TakeSnapshot(ctx, from)
-		if err == nil {
-			err = src.Stored(ctx, taken)
-		}
-		if err != nil {
-			if hint := syncer.Hint(err); hint != "" {
-				err = fmt.Errorf("%w (%s)", err, hint)
-			}
-			return httpapi.Snapshot{}, err
-		}
-		return httpapi.Snapshot{Source: name, Timeline: taken.Timeline, Offset: taken.Offset, Time: taken.Time, Method: method, Stores: len(f.options.Stores), Took: time.Since(began).Seconds()}, nil
+		o := k.want.link() // a replica has its master's users
+		o.Address, o.Announce = replica, syncer.Announce{}
+		return src, &o, nil
 	}
-	return httpapi.Snapshot{}, httpapi.ErrNoSource
+	return nil, nil, httpapi.ErrNoSource
+}
+
+// snapshot takes one of a source, within the daemon: for the API, and by the clock.
+func (f *fleet) snapshot(ctx context.Context, name string) (httpapi.Snapshot, error) {
+	src, from, err := f.reach(name)
+	if err != nil {
+		return httpapi.Snapshot{}, err
+	}
+	began, method := time.Now(), source.MethodMaster
+	if from != nil {
+		method = source.MethodReplica
+	}
+	taken, err := src.TakeSnapshot(ctx, from)
+	if err == nil {
+		err = src.Stored(ctx, taken)
+	}
+	if err != nil {
+		return httpapi.Snapshot{}, withHint(err)
+	}
+	return httpapi.Snapshot{Source: name, Timeline: taken.Timeline, Offset: taken.Offset, Time: taken.Time, Method: method, Stores: len(f.options.Stores), Took: time.Since(began).Seconds()}, nil
+}
+
+// dataset gives use what a source holds now: for the API, and for exports by the clock.
+func (f *fleet) dataset(ctx context.Context, name string, use func(export.Point, io.Reader) error) error {
+	src, from, err := f.reach(name)
+	if err != nil {
+		return err
+	}
+	err = src.Dataset(ctx, from, func(timeline string, at source.Moment, rdb io.Reader) error {
+		return use(export.Point{Source: name, Timeline: timeline, Offset: at.Offset, Time: at.Time}, rdb)
+	})
+	return withHint(err)
+}
+
+// withHint has an error say what to do about it by itself, for where only its text goes.
+func withHint(err error) error {
+	if hint := syncer.Hint(err); hint != "" {
+		return fmt.Errorf("%w (%s)", err, hint)
+	}
+	return err
 }

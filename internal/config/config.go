@@ -39,6 +39,7 @@ type Config struct {
 	Verify  Verify
 
 	Snapshots Snapshots
+	Exports   []Export
 	Retention *Retention // nil: nothing is ever deleted
 
 	Encryption Encryption
@@ -160,7 +161,7 @@ func (r *reader) config(n node, c *Config) {
 		}},
 		{"encryption", func(n node) { r.encryptTo(n, &c.Encryption) }},
 		{"snapshots", func(n node) { r.snapshots(n, c) }},
-		{"exports", nil},
+		{"exports", func(n node) { r.exports(n, c) }},
 		{"retention", func(n node) { c.Retention = r.retention(n) }},
 		{"verify", func(n node) { r.verify(n, &c.Verify) }},
 	})
@@ -175,6 +176,7 @@ func (r *reader) config(n node, c *Config) {
 	}
 	r.apart(c)
 	r.oneReplica(c)
+	r.exportsApart(c)
 }
 
 func (r *reader) sources(n node, c *Config) {

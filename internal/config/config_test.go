@@ -89,7 +89,7 @@ func TestTheReferenceUncommented(t *testing.T) {
 	for line := range strings.Lines(string(text)) {
 		bare := strings.TrimSpace(line)
 		for _, field := range []string{"password_file:", "tls:", "  ca_file:", "  cert_file:", "  key_file:", "  server_name:", "announce:",
-			"retention:", "  window:", "  keep:", "    hourly:", "    daily:", "    weekly:", "    monthly:", "  minimum:"} {
+			"exports:", "  - schedule:", "    to:", "  - {schedule:", "retention:", "  window:", "  keep:", "    hourly:", "    daily:", "    weekly:", "    monthly:", "  minimum:"} {
 			if strings.HasPrefix(bare, "# "+field) {
 				line = strings.Replace(line, "# ", "", 1)
 			}
@@ -107,6 +107,8 @@ func TestTheReferenceUncommented(t *testing.T) {
 	}, c.Sources[0])
 	require.Equal(t, &Retention{Window: Duration(7 * day), Keep: Keep{24, 7, 4, 12}, Minimum: 1}, c.Retention)
 	require.Equal(t, &Retention{Window: Duration(30 * day), Minimum: 1}, c.RetentionIn(c.Stores[0]))
+	require.Len(t, c.Exports, 2)
+	require.Equal(t, "s3://exports/cache/{source}-{time}.rdb?region=eu-west-1", c.Exports[0].To.String())
 	tls, err := c.Sources[0].TLS.Config()
 	require.NoError(t, err)
 	require.Equal(t, "cache.internal", tls.ServerName)
@@ -175,11 +177,22 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, retention, verify`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, retention, verify`}},
-		{"fields of later versions", good + "exports: []\n", []string{
-			`7:1: "exports" is not in this version`,
-		}},
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify`}},
+		{"no exports", good + "exports: []\n", []string{`7:10: "exports" is an empty list`}},
+		{"half an export", good + "exports: [{to: '/x/{time}'}, {schedule: '@daily'}]\n", []string{
+			`7:11: this export has no "schedule": say when, like "0 3 * * *" for each day at 03:00`, `7:30: this export has no "to": say where, like s3://bucket/{source}-{time}.rdb or a path`}},
+		{"exports to one name", exportTo("/x/dump.rdb"), []string{`9:9: each run would write to the same name, and nothing is ever overwritten: put {time} into it`}},
+		{"an export's placeholder", exportTo("/x/{tmie}.rdb"), []string{`9:9: unknown placeholder {tmie}: did you mean {time}?`}},
+		{"an export's placeholder like none", exportTo("/x/{day}.rdb"), []string{`9:9: unknown placeholder {day}: there is {source}, {time}, {offset}, {timeline}`}},
+		{"an export to a folder", exportTo("/x/{time}/"), []string{`9:9: "/x/19700101T000000Z/" is a folder: name the file too, like /x/19700101T000000Z/dump.rdb`}},
+		{"an export to a bucket", exportTo("s3://x/{time}?endpont=http://a"), []string{`9:9: "s3://x/19700101T000000Z?endpont=http://a": unknown parameter "endpont": did you mean "endpoint"?`}},
+		{"an export twice", exportTo("/x/{time}") + "  - schedule: \"@hourly\"\n    to: /x/{time}\n", []string{`11:9: there are two exports to /x/{time}`}},
+		{"an export for several sources", strings.Replace(exportTo("/x/{time}"), "stores:", "  - {name: sessions, address: b}\nstores:", 1), []string{`10:9: there are 2 sources, and each would write to the same name: put {source} into it`}},
+		{"an export in the archive", exportTo("/srv/archive/{source}/{time}"), []string{`9:9: this lies in the archive in the folder /srv/archive, where only offloader's own files belong: say another place`}},
+		{"an export in the spool", exportTo("/var/lib/offloader/spool/x/{time}"), []string{`9:9: this lies in the spool /var/lib/offloader/spool, where only offloader's own files belong: say another place`}},
+		{"an export in the archive's bucket", bucket("bucket: bb\n    prefix: redis") + "exports: [{schedule: '@daily', to: 's3://bb/redis/x/{time}'}]\n", []string{
+			`8:36: this lies in the archive in s3 bucket bb at AWS, prefix redis, where only offloader's own files belong: say another place`}},
 		{"snapshots by merging", good + "snapshots: {method: merge}\n", []string{`7:21: "method: merge" is not in this version: say master or replica`}},
 		{"a method that isn't", good + "snapshots: {method: replcia}\n", []string{`7:21: "replcia" is no method: did you mean "replica"?`}},
 		{"a replica without address", good + "snapshots: {method: replica}\n", []string{`7:12: method replica needs the replica's "address"`}},
@@ -282,7 +295,7 @@ func TestWhatIsWrong(t *testing.T) {
 		{"deep dashes", strings.Repeat("- ", 40), []string{`1:65: this is nested more than 32 deep`}},
 		{"several at once", "sources:\n  - {name: a b, address: 1}\nspol: {}\nexports: {}\nstores: [{type: disk}]\n", []string{
 			`2:12: source name "a b" may only have letters, digits, dot, dash and underscore`, `2:26: "1" is no host: say host:port, like 10.0.0.5:6379`,
-			`3:1: unknown field "spol": did you mean "spool"?`, `4:1: "exports" is not in this version`, `5:10: this store has no "path": name the archive's folder`,
+			`3:1: unknown field "spol": did you mean "spool"?`, `4:10: "exports" is a group of fields, it wants a list: put a dash before each item`, `5:10: this store has no "path": name the archive's folder`,
 		}},
 	}
 	for _, tt := range tests {
@@ -399,6 +412,11 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("an error without a place: %+v", wrong[i])
 		}
 	})
+}
+
+// exportTo is a configuration that exports to a place.
+func exportTo(to string) string {
+	return good + "exports:\n  - schedule: \"@daily\"\n    to: " + to + "\n"
 }
 
 // bucket is a configuration whose store is on S3, with these fields.

@@ -17,6 +17,7 @@ type Plan struct {
 	From     Place // of the snapshot
 	To       Place // the point; its time is that of the last command before it
 	Steps    []Step
+	Next     *Place // of the first snapshot behind the point, nil where there is none
 	Notes    []string
 }
 
@@ -35,7 +36,11 @@ func (a *Aim) Plan(at stream.Offset, received stream.Time) (*Plan, error) {
 	}
 	p := &Plan{Source: a.Source, Timeline: a.Timeline, Notes: a.Notes}
 	for _, s := range a.chain.snapshots() {
-		if s.Offset <= at && (p.Snapshot.Open == nil || s.Offset > p.Snapshot.Offset) {
+		switch {
+		case s.Offset > at && p.Next == nil:
+			next := s.place()
+			p.Next = &next
+		case s.Offset <= at && (p.Snapshot.Open == nil || s.Offset > p.Snapshot.Offset):
 			p.Snapshot, p.From = s.Snapshot, s.place()
 		}
 	}

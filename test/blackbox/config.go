@@ -13,10 +13,12 @@ import (
 
 // StartWith starts a daemon with a configuration that the test writes itself: all of it but
 // "http". Where it says $DIR, it means dir; a store in $DIR/archive and a spool in
-// $DIR/archive/.spool is what the other ways to start have.
-func StartWith(t TB, dir, yaml string) *Daemon {
+// $DIR/archive/.spool is what the other ways to start have. What the environment must hold, NAME=value,
+// stands behind; commands that ask about the daemon's archive get it as well.
+func StartWith(t TB, dir, yaml string, env ...string) *Daemon {
 	t.Helper()
 	d := newDaemon(t, dir)
+	d.env = env
 	d.config = filepath.Join(dir, "offloader.yaml")
 	d.url = "http://127.0.0.1:" + strconv.Itoa(enginetest.FreePort(t))
 	d.args = []string{"run", "--config", d.config}

@@ -111,6 +111,7 @@ func (d *Daemon) Restart() {
 		d.t.Fatalf("%v", err)
 	}
 	cmd := exec.Command(Binary(d.t), d.args...)
+	cmd.Env = append(os.Environ(), d.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	waited, ended := launch(d.t, cmd), make(chan struct{})
 	go func() {

@@ -92,6 +92,18 @@ type Event struct {
 	Cause  string    `json:"cause"`
 }
 
+// Export is the answer of `offloader export --json`.
+type Export struct {
+	Source   string    `json:"source"`
+	Timeline string    `json:"timeline"`
+	Offset   int64     `json:"offset"`
+	Time     time.Time `json:"time"`
+	To       string    `json:"to"`
+	Bytes    int64     `json:"bytes"`
+	SHA256   string    `json:"sha256"`
+	Keys     *int64    `json:"keys"`
+}
+
 // Job is what `offloader status --json` says of something that is done by the clock.
 type Job struct {
 	Name     string     `json:"name"`
