@@ -104,6 +104,15 @@ func TestExportOfAnEncryptedArchive(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before, after)
 	require.Equal(t, []string{snapshot.To}, files(t, dir))
+
+	// That the log leads to it from another snapshot makes no export.
+	damage(t, filepath.Join(d.Dir, "cache", "*", "snapshots", fmt.Sprintf("%020d-*.age", taken.Offset)), func(b []byte) []byte {
+		b[len(b)/2] ^= 1
+		return b
+	})
+	r = d.Run("export", "--offset", at, "--to", to, "--identity", key)
+	require.Equal(t, 4, r.Code, "%s", r)
+	require.NoFileExists(t, to)
 }
 
 // An export that is cut off leaves nothing that could be taken for one: when it is told to stop,

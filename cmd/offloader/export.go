@@ -187,7 +187,11 @@ func (a *app) exportPoint(ctx context.Context, c *config.Config, f exportFlags, 
 	report, err := export.Run(ctx, export.Options{To: to}, func(put export.Put) error {
 		return replay.Run(ctx, o.load(source), request, func(ctx context.Context, r *replay.Replay) error {
 			notes = r.Notes
-			if r.StreamBytes() > 0 {
+			switch {
+			case r.StreamBytes() > 0 && len(r.Aside) > 0: // the log leads there, which is no help here
+				notes = nil
+				return r.Aside[0].Damage
+			case r.StreamBytes() > 0:
 				return &betweenError{source, r.To, r.From, r.Next}
 			}
 			rdb, err := r.RDB(ctx)

@@ -30,6 +30,7 @@ type Replay struct {
 	*plan.Plan
 	Info  archive.SnapshotInfo // of the snapshot
 	Match *Match               // the command found, nil unless the point is before one
+	Aside []*DamagedError      // files that were set aside on the way here; Notes tell of them
 
 	aim  *plan.Aim
 	load func(context.Context) (*archive.Catalog, error)
@@ -64,6 +65,7 @@ func Run(ctx context.Context, load func(context.Context) (*archive.Catalog, erro
 		return cat, nil
 	}
 	told := func(ctx context.Context, r *Replay) error {
+		r.Aside = aside
 		for _, d := range aside {
 			r.Notes = append(r.Notes, d.Damage.Error()+"; the same was read from elsewhere")
 		}
