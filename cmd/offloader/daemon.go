@@ -18,6 +18,7 @@ import (
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/durable"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/store"
@@ -58,7 +59,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	f := &fleet{log: d.log, metrics: metrics, options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
+	f := &fleet{log: d.log, metrics: metrics, turns: schedule.NewLimit(c.MaxFullSyncs, longestTurn), options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
 	work := newJobs(d.log, f, c.Stores, stores, c.Spool.Path)
 	web := httpapi.New(httpapi.Options{
 		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, RDB: f.dataset, Logger: d.log,
@@ -133,6 +134,7 @@ func (d *daemon) needsRestart(c *config.Config) {
 		{"stores", !reflect.DeepEqual(c.Stores, d.config.Stores)},
 		{"http", c.HTTP != d.config.HTTP},
 		{"ack", c.Ack != d.config.Ack},
+		{"max_full_syncs", c.MaxFullSyncs != d.config.MaxFullSyncs},
 		{"encryption", !c.Encryption.Same(d.config.Encryption)},
 	} {
 		if part.changed {

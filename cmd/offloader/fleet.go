@@ -16,6 +16,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
@@ -26,7 +27,8 @@ import (
 type fleet struct {
 	log     *slog.Logger
 	metrics *httpapi.Metrics
-	options source.Options // of all of them; Name, Link and Metrics are each one's own
+	options source.Options  // of all of them; Name, Link and Metrics are each one's own
+	turns   *schedule.Limit // of full syncs: links', snapshots', exports'
 
 	applying sync.Mutex // held while keepers are started and stopped
 	mu       sync.Mutex
@@ -169,6 +171,9 @@ func (f *fleet) report(now time.Time) []httpapi.Source {
 const (
 	retryFirst   = time.Second
 	retryLongest = time.Minute
+	// longestTurn is how long a full sync can keep others waiting: a master that sends a byte a minute is
+	// not away, and would hold them up forever.
+	longestTurn = 6 * time.Hour
 )
 
 // keeper keeps one source running.
@@ -189,6 +194,7 @@ type keeper struct {
 func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
+	o.Link.Turns = f.turns
 	k := &keeper{want: w, log: f.log.With("source", w.Name), make: func() *source.Source { return source.New(o) }, ended: make(chan struct{})}
 	k.source = k.make()
 	ctx, k.stop = context.WithCancel(ctx)

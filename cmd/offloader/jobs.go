@@ -24,9 +24,6 @@ import (
 )
 
 const (
-	// snapshotsAtOnce is how many forks a daemon asks for at a time, for snapshots and exports of
-	// all sources.
-	snapshotsAtOnce = 2
 	// pruneSchedule is when retention is applied: deletions are cheap, and a window of days need not
 	// end to the minute.
 	pruneSchedule = "@hourly"
@@ -100,11 +97,11 @@ func (j *jobs) end() {
 // of are the jobs of a configuration.
 func (j *jobs) of(c *config.Config) []schedule.Job {
 	var all []schedule.Job
-	add := func(name string, s schedule.Schedule, deadline time.Duration, limit *schedule.Limit, do func(context.Context) error) {
+	add := func(name string, s schedule.Schedule, deadline time.Duration, do func(context.Context) error) {
 		j.mu.Lock()
 		last := j.last[name]
 		j.mu.Unlock()
-		all = append(all, schedule.Job{Name: name, Schedule: s, Last: last, Jitter: jitter, Deadline: deadline, Limit: limit,
+		all = append(all, schedule.Job{Name: name, Schedule: s, Last: last, Jitter: jitter, Deadline: deadline,
 			Do: func(ctx context.Context) error {
 				before := j.began(name, time.Now())
 				err := do(ctx)
@@ -115,25 +112,24 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 				return err
 			}})
 	}
-	forks := schedule.NewLimit(snapshotsAtOnce)
 	hourly, err := schedule.Parse(pruneSchedule)
 	if err != nil {
 		j.log.Error("retention can't be scheduled", "error", err) // impossible: a test parses it
 	}
 	for _, s := range c.Sources {
 		if !c.Snapshots.Schedule.IsZero() {
-			add("snapshot of "+s.Name, c.Snapshots.Schedule, snapshotDeadline, forks, func(ctx context.Context) error {
+			add("snapshot of "+s.Name, c.Snapshots.Schedule, snapshotDeadline, func(ctx context.Context) error {
 				return j.snapshot(ctx, s.Name)
 			})
 		}
 		for _, e := range c.Exports {
-			add("export of "+s.Name+" to "+e.To.String(), e.Schedule, exportDeadline, forks, func(ctx context.Context) error {
+			add("export of "+s.Name+" to "+e.To.String(), e.Schedule, exportDeadline, func(ctx context.Context) error {
 				return j.export(ctx, s.Name, export.Options{To: e.To, MinFree: float64(c.Spool.MinFree) / 100})
 			})
 		}
 		for i, st := range j.places {
 			if p := c.RetentionIn(st); p != nil {
-				add("prune "+s.Name+" in "+j.stores[i].Store.String(), hourly, pruneDeadline, nil, func(ctx context.Context) error {
+				add("prune "+s.Name+" in "+j.stores[i].Store.String(), hourly, pruneDeadline, func(ctx context.Context) error {
 					return j.prune(ctx, j.stores[i].Store, s.Name, policy(p))
 				})
 			}
@@ -141,7 +137,7 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 	}
 	if !c.Verify.Schedule.IsZero() {
 		for _, st := range j.stores {
-			add("verify "+st.Store.String(), c.Verify.Schedule, verifyDeadline, nil, func(ctx context.Context) error { return j.verify(ctx, st.Store) })
+			add("verify "+st.Store.String(), c.Verify.Schedule, verifyDeadline, func(ctx context.Context) error { return j.verify(ctx, st.Store) })
 		}
 	}
 	return all

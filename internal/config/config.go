@@ -11,9 +11,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/offloader/offloader/internal/schedule"
@@ -27,6 +29,8 @@ const (
 	DefaultMinFree = Percent(5)
 	DefaultListen  = "127.0.0.1:9390"
 	DefaultPort    = "6379" // of a source whose address names none
+
+	DefaultFullSyncs = 4
 )
 
 // Config is a configuration that was found right.
@@ -43,6 +47,8 @@ type Config struct {
 	Retention *Retention // nil: nothing is ever deleted
 
 	Encryption Encryption
+
+	MaxFullSyncs int // how many run at once, over all sources
 }
 
 // Verify is when everything in the archive is read again and checked.
@@ -80,7 +86,7 @@ func Default() *Config {
 	return &Config{
 		Spool: Spool{Path: DefaultSpool, MaxSize: DefaultMaxSize, MinFree: DefaultMinFree},
 		Ack:   "local", Snapshots: Snapshots{Method: MethodMaster},
-		HTTP: HTTP{Listen: DefaultListen},
+		HTTP: HTTP{Listen: DefaultListen}, MaxFullSyncs: DefaultFullSyncs,
 	}
 }
 
@@ -164,6 +170,7 @@ func (r *reader) config(n node, c *Config) {
 		{"exports", func(n node) { r.exports(n, c) }},
 		{"retention", func(n node) { c.Retention = r.retention(n) }},
 		{"verify", func(n node) { r.verify(n, &c.Verify) }},
+		{"max_full_syncs", func(n node) { read(r, n, &c.MaxFullSyncs, fullSyncs) }},
 	})
 	if given == nil {
 		return
@@ -262,6 +269,18 @@ func (r *reader) verify(n node, v *Verify) {
 	if given != nil && !given["schedule"] {
 		r.fail(r.at(n), `"verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`)
 	}
+}
+
+// fullSyncs takes how many of them run at once.
+func fullSyncs(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	switch {
+	case err != nil || n < 0:
+		return 0, fmt.Errorf("%q is not a number of full syncs: say 1 or more", s)
+	case n == 0:
+		return 0, errors.New("with 0 full syncs nothing could begin: say 1 or more")
+	}
+	return n, nil
 }
 
 // apart refuses a spool that lies where a store keeps its sources. A folder whose name begins

@@ -33,9 +33,7 @@ type Job struct {
 	Jitter time.Duration
 	// Deadline is after how long a run is cancelled. Zero: never.
 	Deadline time.Duration
-	// Limit is waited for before it begins, nil for none.
-	Limit *Limit
-	Do    func(context.Context) error
+	Do       func(context.Context) error
 }
 
 // Run is one that has ended.
@@ -50,7 +48,6 @@ type Status struct {
 	Name     string
 	Schedule string
 	Next     time.Time // when it begins next; zero: never
-	Waiting  time.Time // since when it waits for its Limit; zero: it doesn't
 	Running  time.Time // since when it runs; zero: it doesn't
 	Overdue  bool      // it was cancelled for its deadline, and hasn't ended yet
 	Last     *Run      // nil: none in this life of the daemon
@@ -132,9 +129,8 @@ func (l *Loop) Status() []Status {
 	return list
 }
 
-// job is a Job with its past and future. A goroutine of its own does one thing after the other:
-// wait until it is due, wait for a place, run. So it can't overlap with itself, and one that
-// hangs stops no other.
+// job is a Job with its past and future. A goroutine of its own does one thing after the other: wait
+// until it is due, run. So it can't overlap with itself, and one that hangs stops no other.
 type job struct {
 	Job
 	loop  *Loop
@@ -180,12 +176,7 @@ func (j *job) due(now time.Time) time.Time {
 func (j *job) run(ctx context.Context) {
 	j.start(j.loop.now())
 	for j.wait(ctx) {
-		give, err := j.place(ctx)
-		if err != nil {
-			return // ctx has ended
-		}
 		j.once(ctx)
-		give()
 	}
 }
 
@@ -222,13 +213,6 @@ func (j *job) wait(ctx context.Context) bool {
 		}
 	}
 	return false
-}
-
-// place waits for the job's limit.
-func (j *job) place(ctx context.Context) (give func(), err error) {
-	j.note(func(s *Status) { s.Waiting = j.loop.now() })
-	defer j.note(func(s *Status) { s.Waiting = time.Time{} })
-	return j.Limit.Take(ctx)
 }
 
 func (j *job) note(change func(*Status)) {

@@ -305,57 +305,30 @@ func TestJitterSkipsNone(t *testing.T) {
 	})
 }
 
-// At most two of five jobs are at work at once, and whoever waits longest is next.
+// At most two of five are at work at once.
 func TestLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limit := NewLimit(2)
-		var mu sync.Mutex
-		working, most := 0, 0
-		var order []int
-		var jobs []Job
-		for i := range 5 {
-			jobs = append(jobs, Job{Name: fmt.Sprint(i), Schedule: must(t, "0 * * * *"), Limit: limit, Deadline: 15 * time.Minute, Do: func(ctx context.Context) error {
-				mu.Lock()
-				working++
-				most = max(most, working)
-				order = append(order, i)
-				mu.Unlock()
+		limit, began := NewLimit(2, 0), time.Now()
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() {
+				give, err := limit.Take(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
 				time.Sleep(10 * time.Minute)
-				mu.Lock()
-				working--
-				mu.Unlock()
-				return ctx.Err() // the time in which it waited is not held against it
-			}})
+				give()
+			})
 		}
-		l := New(jobs, Options{})
-		stop := start(t, l)
-		time.Sleep(61 * time.Minute)
-		synctest.Wait()
-		waiting, running := 0, 0
-		for _, s := range l.Status() {
-			if !s.Waiting.IsZero() {
-				waiting++
-				require.Equal(t, begin.Add(time.Hour), s.Waiting.UTC())
-			}
-			if !s.Running.IsZero() {
-				running++
-			}
-		}
-		require.Equal(t, 3, waiting)
-		require.Equal(t, 2, running)
-		time.Sleep(45 * time.Minute)
-		stop()
-		require.Equal(t, 2, most)
-		require.ElementsMatch(t, []int{0, 1, 2, 3, 4}, order)
-		for _, s := range l.Status() {
-			require.NoError(t, s.Last.Err)
-		}
+		all.Wait()
+		require.Equal(t, 30*time.Minute, time.Since(began))
 	})
 }
 
 func TestLimitIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limit := NewLimit(1)
+		limit := NewLimit(1, 0)
 		give, err := limit.Take(t.Context())
 		require.NoError(t, err)
 		var order []int
@@ -377,9 +350,46 @@ func TestLimitIsFair(t *testing.T) {
 		give() // once more does no harm
 		all.Wait()
 		require.Equal(t, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, order)
+		give, ok := limit.Try()
+		require.True(t, ok)
+		_, ok = limit.Try()
+		require.False(t, ok, "it has room for one")
+		next := make(chan func(), 1)
+		go func() {
+			give, _ := limit.Take(t.Context())
+			next <- give
+		}()
+		synctest.Wait()
+		give()
+		_, ok = limit.Try()
+		require.False(t, ok, "somebody has waited for it")
+		(<-next)()
+		require.Equal(t, 1, limit.Most())
 		var none *Limit
 		give, err = none.Take(t.Context())
 		require.NoError(t, err)
+		give()
+	})
+}
+
+// Whoever never gives its place back holds others up for so long and no longer.
+func TestNoPlaceIsHeldForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit, began := NewLimit(1, 6*time.Hour), time.Now()
+		hangs, err := limit.Take(t.Context())
+		require.NoError(t, err)
+		next, err := limit.Take(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 6*time.Hour, time.Since(began))
+		hangs() // nothing that it still had
+		_, ok := limit.Try()
+		require.False(t, ok)
+		next()
+		give, ok := limit.Try()
+		require.True(t, ok)
+		time.Sleep(5 * time.Hour) // the timer of next is stopped
+		_, ok = limit.Try()
+		require.False(t, ok)
 		give()
 	})
 }

@@ -3,8 +3,8 @@
 // A Schedule is such a line with the time zone in which it is meant; Next is pure. A Loop runs
 // Jobs by their schedules, each job by itself: it never overlaps with itself, what it missed while
 // the machine slept or the daemon was down is made up for by one run, a panic is an error, and one
-// that overstays its deadline is cancelled, reported, and waited for. A Limit caps how many jobs
-// of a class are at work at once. What a job does is not known here.
+// that overstays its deadline is cancelled, reported, and waited for. A Limit caps how many
+// of a kind are at work at once, by the clock or not. What a job does is not known here.
 //
 // The clocks of daylight saving time skip an hour and repeat one. A run at a time that is skipped
 // comes as much later as was skipped, 02:30 at 03:30; a run at a time that occurs twice comes the

@@ -17,6 +17,11 @@ import (
 // so it is the server's child that waits; it ends in io.EOF only when all of it has come and is
 // sound. What use returns is returned.
 func (s *Source) Dataset(ctx context.Context, from *syncer.Options, use func(timeline string, at Moment, rdb io.Reader) error) error {
+	give, err := s.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
 	cur, o, err := s.beside(from)
 	if err != nil {
 		return err

@@ -46,6 +46,9 @@ func (e *NotStreamingError) Error() string {
 // Hint says what to do about it, "" where that isn't known.
 func (e *NotStreamingError) Hint() string { return e.hint }
 
+// errStopped ends what waits for something of a source that is no longer archived.
+var errStopped = errors.New("the source was stopped")
+
 // errThere ends a transfer: nothing was written since the last snapshot, which does as well.
 var errThere = errors.New("there is a snapshot at this offset already")
 
@@ -56,15 +59,21 @@ type Taken struct {
 	of       *spool.Timeline
 }
 
-// TakeSnapshot takes one now, and returns when it is durable in the spool; the stores get it from
-// there (Stored). from is how to reach the replica; nil stands for the master.
+// TakeSnapshot takes one now, or when it is its turn among the full syncs that run at once, and
+// returns when it is durable in the spool; the stores get it from there (Stored). from is how to reach
+// the replica; nil stands for the master.
 func (s *Source) TakeSnapshot(ctx context.Context, from *syncer.Options) (Taken, error) {
 	if !s.taking.TryLock() {
 		return Taken{}, ErrBusy
 	}
 	defer s.taking.Unlock()
-	cur, o, err := s.beside(from)
+	give, err := s.turn(ctx)
 	if err != nil {
+		return Taken{}, err
+	}
+	defer give()
+	cur, o, err := s.beside(from)
+	if err != nil { // it was hours, perhaps, since the turn was waited for
 		return Taken{}, err
 	}
 	method := MethodMaster
@@ -112,6 +121,29 @@ func isOf(cur *spool.Timeline, m syncer.Master, id stream.ReplID) error {
 		return fmt.Errorf("%s has replication id %s, the timeline that goes on has %s: it is no master or replica of this source", m.Addr, id.Short(), ours.Short())
 	}
 	return nil
+}
+
+// turn waits for a place among the full syncs that run at once, until ctx or the source ends; not
+// where there is nothing to take.
+func (s *Source) turn(ctx context.Context) (give func(), err error) {
+	if _, _, err := s.beside(nil); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-s.over:
+			cancel(errStopped)
+		case <-ctx.Done():
+		}
+	}()
+	defer func() { cancel(nil); <-watched }()
+	if give, err = s.o.Link.Turns.Take(ctx); err != nil {
+		return nil, fmt.Errorf("wait for the turn of a full sync beside the link of source %s: %w", s.o.Name, err)
+	}
+	return give, nil
 }
 
 // Stored waits until every store has a snapshot that was taken.
@@ -191,7 +223,7 @@ func (k *taking) place() (stream.Cursor, error) {
 		case <-k.ctx.Done():
 			return stream.Cursor{}, context.Cause(k.ctx)
 		case <-k.s.over:
-			return stream.Cursor{}, errors.New("the source was stopped")
+			return stream.Cursor{}, errStopped
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

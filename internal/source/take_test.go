@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/rdbwalk"
+	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
@@ -152,4 +154,48 @@ func TestWhatStandsAtASnapshotsOffset(t *testing.T) {
 			require.EqualValues(t, 142, reached)
 		})
 	}
+}
+
+// A snapshot waits for its turn among the full syncs of the daemon, until it comes, or whoever wants
+// it, or the source, leaves.
+func TestASnapshotWaitsForItsTurn(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t))
+	limit := schedule.NewLimit(1, 0)
+	r := newRig(t, master.Addr(), func(o *Options) { o.Link.Turns = limit })
+	r.streaming()
+	take := func(ctx context.Context) chan error {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := r.src.TakeSnapshot(ctx, nil)
+			ended <- err
+		}()
+		require.Eventually(t, func() bool {
+			if locked := r.src.taking.TryLock(); locked {
+				r.src.taking.Unlock()
+				return false
+			}
+			return true
+		}, 10*time.Second, time.Millisecond)
+		return ended
+	}
+	give, err := limit.Take(t.Context())
+	require.NoError(t, err)
+	left := errors.New("nobody wants it any more")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := take(ctx)
+	cancel(left)
+	require.ErrorIs(t, <-ended, left)
+	require.ErrorIs(t, r.src.Dataset(ctx, nil, nil), left, "so does what is passed on")
+
+	ended = take(t.Context())
+	master.Do("SET", "a", "1")
+	give()
+	require.NoError(t, <-ended)
+	give, ok := limit.Try()
+	require.True(t, ok, "it was given back")
+
+	ended = take(t.Context())
+	r.stop()
+	require.ErrorIs(t, <-ended, errStopped)
+	give()
 }

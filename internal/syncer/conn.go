@@ -117,6 +117,9 @@ func (c *conn) talk(attach func()) error {
 		if err := c.l.allowFull(v, time.Now()); err != nil {
 			return err
 		}
+		if err := c.l.turn.must(); err != nil {
+			return err
+		}
 	}
 	answer, err := c.psync(r)
 	if err != nil {
@@ -142,6 +145,7 @@ func (c *conn) goOn(r Resume, a answer, attach func()) error {
 		return fmt.Errorf("go on at offset %d: %w", r.Offset, err)
 	}
 	c.attached.Store(true)
+	c.l.turn.end()
 	c.l.expectFull, c.l.cut, c.l.said = false, cut{}, ""
 	c.l.change(func(s *Status) { s.PartialResyncs++ })
 	c.l.log.Info("link is up: the master continues", "master", c.master.Addr, "offset", int64(r.Offset), "replid", string(id),

@@ -11,6 +11,7 @@
 //	receive.go    stream bytes to the Sink
 //	ack.go        REPLCONF ACK and FACK
 //	budget.go     full resyncs cost the master a fork each: how many, how often
+//	turn.go       how many of them run at once, over all links
 //	refusal.go    everything that a master can say no with, and what to do about it
 //	status.go     what the link is doing, for people
 //
@@ -31,6 +32,7 @@ import (
 	"time"
 
 	"github.com/offloader/offloader/internal/rdbwalk"
+	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -95,6 +97,7 @@ type Options struct {
 	// is called when that address changes. FAILOVER on a master may connect there.
 	Listen func(ip string) (port int, err error)
 
+	Turns      *schedule.Limit     // how many full syncs run at once, over all links; nil: any number
 	BudgetPath string              // JSON file that the full-resync budget survives a restart in; "": it doesn't
 	Acked      func(stream.Offset) // told of each ACK when it was sent; may be nil
 	Logger     *slog.Logger        // nil: silent
@@ -129,6 +132,7 @@ type Link struct {
 
 	// Only Run's goroutine, and what it waits for, touch these.
 	budget     Budget
+	turn       turn
 	tries      int    // connections that failed in a row
 	said       string // the failure that was logged last
 	saidAt     time.Time
@@ -151,7 +155,7 @@ func New(o Options, sink Sink) *Link {
 	o.DialTimeout = orDefault(o.DialTimeout, 5*time.Second)
 	o.ReplyTimeout = orDefault(o.ReplyTimeout, 10*time.Second)
 	o.WriteTimeout = orDefault(o.WriteTimeout, 30*time.Second)
-	l := &Link{o: o, sink: sink, log: o.Logger}
+	l := &Link{o: o, sink: sink, log: o.Logger, turn: turn{limit: o.Turns}}
 	l.dial = func(ctx context.Context, address string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", address)
 	}
@@ -178,6 +182,9 @@ func (l *Link) Run(ctx context.Context) error {
 			l.phase(Stopped, "", time.Time{})
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, errNoTurn) {
+			continue // the next attempt begins with waiting for it
+		}
 		pause := l.failed(err, time.Now())
 		select {
 		case <-ctx.Done():
@@ -192,6 +199,14 @@ func (l *Link) attempt(ctx context.Context) error {
 	if err := l.sink.Ready(ctx); err != nil {
 		return fmt.Errorf("wait for room in the spool: %w", err)
 	}
+	err := l.turn.await(ctx, func(most int) {
+		l.phase(Waiting, fmt.Sprintf("for the turn of its full sync: as many run as may at once (max_full_syncs: %d)", most), time.Time{})
+		l.log.Info("a full sync waits for its turn", "master", l.o.Address, "at_once", most)
+	})
+	if err != nil {
+		return err
+	}
+	defer l.turn.end()
 	l.phase(Connecting, "", time.Time{})
 	nc, err := l.connect(ctx)
 	if err != nil {

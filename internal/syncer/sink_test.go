@@ -41,6 +41,7 @@ type memory struct {
 	continued []stream.ReplID // ids that +CONTINUE brought
 	wholes    int
 	sizes     []int64
+	begins    func() // called when an RDB begins to arrive
 	whole     func() // called while Whole runs
 	committed chan struct{}
 }
@@ -73,6 +74,9 @@ func (m *memory) Continued(_ Master, _ Resume, id stream.ReplID) error {
 }
 
 func (m *memory) FullSync(_ Master, id stream.ReplID, at stream.Offset, size int64) (Incoming, error) {
+	if m.begins != nil {
+		m.begins()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.id, m.durable, m.stream = "", 0, nil

@@ -13,7 +13,7 @@ type Phase string
 
 // The phases of a link, in the order in which a first connection passes them.
 const (
-	Waiting    Phase = "waiting"    // for room, for the budget, to connect again: Why and Until say
+	Waiting    Phase = "waiting"    // for room, for the budget, for its turn, to connect again: Why and Until say
 	Connecting Phase = "connecting" // dialling
 	Handshake  Phase = "handshake"  // up to the answer to PSYNC
 	Saving     Phase = "saving"     // the master makes the RDB

@@ -29,6 +29,7 @@ const (
 
 // fullSync is the life after +FULLRESYNC.
 func (c *conn) fullSync(r Resume, v Verdict, a answer, attach func()) error {
+	c.l.turn.begin() // one that was not foreseen counts too, where there is room
 	c.l.spend(time.Now())
 	switch {
 	case v.Known && v.Why == "":
@@ -56,6 +57,9 @@ func (c *conn) plainSync(attach func()) error {
 	if err := c.l.allowFull(Verdict{Full: true, Why: why}, time.Now()); err != nil {
 		return err
 	}
+	if err := c.l.turn.must(); err != nil {
+		return err
+	}
 	var id [20]byte
 	_, _ = rand.Read(id[:]) // never fails (Go 1.24)
 	c.plain = true
@@ -76,6 +80,7 @@ func (c *conn) transfer(id stream.ReplID, at stream.Offset, attach func()) error
 	if c.l.syncFailed = c.takeRDB(id, at); c.l.syncFailed != nil {
 		return c.l.syncFailed
 	}
+	c.l.turn.end()
 	err := c.receive()
 	// From now on it is a matter of the backlog whether the master can continue.
 	c.l.cut.sawTheEnd = true
