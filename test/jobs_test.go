@@ -65,5 +65,9 @@ retention: {window: 7d}
 	require.Equal(t, "replica", one.Snapshots[1].Method)
 	require.Equal(t, forks, master.Info("stats")["total_forks"], "the master didn't fork for them")
 	require.True(t, slices.ContainsFunc(one.Events, func(e blackbox.Event) bool { return e.Kind == "verified" }))
-	require.Contains(t, d.Do("status"), "snapshot of cache")
+	status := d.Do("status")
+	require.Contains(t, status, "snapshot of cache")
+	require.Regexp(t, `newest snapshot [0-9: -]+, verified `, status)
+	require.Regexp(t, `offloader_store_verified_timestamp_seconds\{source="cache",store="[^"]+"\} [1-9]`, d.Get("/metrics"))
+	require.Regexp(t, `offloader_job_last_success_timestamp_seconds\{job="snapshot of cache"\} [1-9]`, d.Get("/metrics"))
 }

@@ -26,7 +26,8 @@ func (a *app) checkCommand() *cobra.Command {
 right, can masters and stores be reached, which rights are missing, how large the fork is that
 attaching costs, and whether the master's backlog and buffers cover it. Each finding is "ok",
 "warn" (it works, and has a price) or "FAIL" (it doesn't work), with what to do, often a line to
-paste. Nothing is changed, on the master or on disk.
+paste. Nothing is changed, on the master or on disk. Where the configuration has "max_age", what is
+too old in a store is a "FAIL" too, whether a daemon runs or not.
 
 Exit codes: 0 all is fine, or there are only warnings; 1 something fails; 2 wrong usage or
 configuration.`,
@@ -58,10 +59,17 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 	r := report{OK: true}
 	var dataset int64
 	masters := make([]asked, len(c.Sources))
+	stores, limits, now := toJudge(ctx, c), maxAge(c), time.Now()
 	var g errgroup.Group
 	g.SetLimit(8) // sources are many, and one that hangs holds up only its own answer
 	for i, s := range c.Sources {
-		g.Go(func() error { masters[i] = a.ask(ctx, s, running); return nil })
+		g.Go(func() error {
+			masters[i] = a.ask(ctx, s, running)
+			for _, st := range stores {
+				masters[i].findings = append(masters[i].findings, ages(ctx, st, s.Name, limits, now)...)
+			}
+			return nil
+		})
 	}
 	if err := errors.Join(g.Wait(), ctx.Err()); err != nil {
 		return err

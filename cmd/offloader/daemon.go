@@ -17,6 +17,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/durable"
+	"github.com/offloader/offloader/internal/heartbeat"
 	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
@@ -61,8 +62,10 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	f := &fleet{log: d.log, metrics: metrics, turns: schedule.NewLimit(c.MaxFullSyncs, longestTurn), options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
 	work := newJobs(d.log, f, c.Stores, stores, c.Spool.Path)
+	beat := heartbeat.New(string(c.Heartbeat.URL), d.log)
 	web := httpapi.New(httpapi.Options{
 		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, RDB: f.dataset, Logger: d.log,
+		MaxAge: f.limits, Heartbeat: beat.Status,
 	})
 	systemd := &notifier{log: d.log, sources: f.report}
 	d.log.Info("offloader has started", "version", build().Version, "pid", os.Getpid(), "sources", len(wanted),
@@ -72,7 +75,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	// These show how the sources drain, and end after them.
 	rest, end := context.WithCancel(context.WithoutCancel(alive))
 	f.apply(alive, wanted) // before anybody can ask: no sources would look as if all was well
-	f.replica(c)
+	f.follow(c)
 	work.apply(alive, c)
 	g.Go(func() error { defer end(); return f.run(alive) })
 	g.Go(func() error { return systemd.run(alive, rest) })
@@ -83,6 +86,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		return nil
 	})
+	g.Go(func() error { beat.Run(alive, web.Unready); return nil })
 	g.Go(func() error { return d.reload(alive, f, work, systemd) })
 	err = g.Wait()
 	work.end()
@@ -117,7 +121,7 @@ func (d *daemon) reload(ctx context.Context, f *fleet, work *jobs, systemd *noti
 			d.needsRestart(c)
 			d.bound(len(wanted))
 			f.apply(ctx, wanted)
-			f.replica(c)
+			f.follow(c)
 			work.apply(ctx, c)
 		}
 		systemd.ready()
@@ -134,6 +138,7 @@ func (d *daemon) needsRestart(c *config.Config) {
 		{"stores", !reflect.DeepEqual(c.Stores, d.config.Stores)},
 		{"http", c.HTTP != d.config.HTTP},
 		{"ack", c.Ack != d.config.Ack},
+		{"heartbeat", c.Heartbeat != d.config.Heartbeat},
 		{"max_full_syncs", c.MaxFullSyncs != d.config.MaxFullSyncs},
 		{"encryption", !c.Encryption.Same(d.config.Encryption)},
 	} {

@@ -18,6 +18,7 @@ import (
 	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -34,6 +35,7 @@ type fleet struct {
 	mu       sync.Mutex
 	keepers  []*keeper // in the order of the configuration
 	from     string    // the replica that snapshots are taken of, "" for the masters
+	maxAge   stale.Limits
 }
 
 // want is a source as the configuration has it.
@@ -153,6 +155,20 @@ func (f *fleet) apply(ctx context.Context, wanted []want) {
 	f.mu.Unlock()
 }
 
+// follow takes note of what else a configuration says of all sources.
+func (f *fleet) follow(c *config.Config) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.from, f.maxAge = c.Snapshots.Address, maxAge(c)
+}
+
+// limits are how old things may become.
+func (f *fleet) limits() stale.Limits {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.maxAge
+}
+
 func (f *fleet) all() []*keeper {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -237,6 +253,13 @@ func (k *keeper) run(ctx context.Context) {
 		k.source, k.failed = k.make(), nil
 		k.mu.Unlock()
 	}
+}
+
+// running is the source that is kept, or the last that was.
+func (k *keeper) running() *source.Source {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.source
 }
 
 // status is what the source is doing, or why it isn't.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -219,6 +220,9 @@ func (j *jobs) verify(ctx context.Context, st source.Store) error {
 	options := everything(st, j.fleet.options.Identity)
 	options.Note = st
 	r, err := verify.Run(ctx, options)
+	if ctx.Err() == nil {
+		j.fleet.verified(st, r, err)
+	}
 	var empty *verify.EmptyError
 	if errors.As(err, &empty) {
 		return nil // nothing is stored yet
@@ -235,6 +239,34 @@ func (j *jobs) verify(ctx context.Context, st source.Store) error {
 	return nil
 }
 
+// verified tells the sources what came of a verify of a store.
+func (f *fleet) verified(st source.Store, r *verify.Result, err error) {
+	for _, k := range f.all() {
+		if v, known := outcome(k.want.Name, r, err); known {
+			k.running().Verified(st.String(), v)
+		}
+	}
+}
+
+// outcome is what a verify of a store says of one source, if the store has anything of it.
+func outcome(name string, r *verify.Result, err error) (v source.Verify, known bool) {
+	v.Time = stream.TimeOf(time.Now())
+	for _, f := range r.Findings {
+		if f.Source == name {
+			v.Findings++
+		}
+	}
+	i := slices.IndexFunc(r.Sources, func(s verify.Source) bool { return s.Name == name })
+	switch {
+	case i >= 0 && r.Sources[i].Sound:
+	case v.Findings == 0 && err != nil:
+		v.Error = err.Error()
+	case v.Findings == 0:
+		return v, false
+	}
+	return v, true
+}
+
 // status is how the jobs stand, for the API.
 func (j *jobs) status() []httpapi.Job {
 	j.mu.Lock()
@@ -245,7 +277,7 @@ func (j *jobs) status() []httpapi.Job {
 		return list
 	}
 	for _, s := range loop.Status() {
-		one := httpapi.Job{Name: s.Name, Schedule: s.Schedule, Next: timeOf(s.Next), Running: timeOf(s.Running)}
+		one := httpapi.Job{Name: s.Name, Schedule: s.Schedule, Next: timeOf(s.Next), Running: timeOf(s.Running), LastSuccess: timeOf(s.Good)}
 		if s.Last != nil {
 			one.Last, one.TookSeconds = timeOf(s.Last.Began), s.Last.Took.Seconds()
 			if s.Last.Err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/store"
+	"github.com/offloader/offloader/internal/verify"
 )
 
 // Each store is pruned by its own retention, in the order of the start, also when a configuration
@@ -53,4 +55,22 @@ func TestJobsOfAConfiguration(t *testing.T) {
 	for _, job := range j.of(c) {
 		require.Equal(t, job.Name == "verify "+a, job.Last.Equal(at), job.Name)
 	}
+}
+
+// What a verify of a store says of one source, among others.
+func TestOutcomeOfAVerify(t *testing.T) {
+	failed := errors.New("connection refused")
+	r := &verify.Result{
+		Sources:  []verify.Source{{Name: "well", Sound: true}, {Name: "hurt"}, {Name: "unread"}},
+		Findings: []verify.Finding{{Source: "hurt"}, {Source: "hurt"}},
+	}
+	for name, want := range map[string]source.Verify{"well": {}, "hurt": {Findings: 2}, "unread": {Error: "connection refused"}, "not reached": {Error: "connection refused"}} {
+		v, known := outcome(name, r, failed)
+		require.True(t, known, name)
+		require.NotZero(t, v.Time)
+		v.Time = 0
+		require.Equal(t, want, v, name)
+	}
+	_, known := outcome("not there", r, nil)
+	require.False(t, known)
 }

@@ -115,13 +115,6 @@ func (a *app) takeSnapshot(ctx context.Context, spool, source string) error {
 	return a.term.print("%s: snapshot at %s, offset %d; %s, after %s", taken.Source, clock(taken.Time.Go()), taken.Offset, stores, span(toDuration(taken.Took)))
 }
 
-// replica takes note of whom snapshots are taken of.
-func (f *fleet) replica(c *config.Config) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.from = c.Snapshots.Address
-}
-
 // reach gives a source, and how to reach the replica of it that snapshots are taken of, nil for the
 // master itself.
 func (f *fleet) reach(name string) (*source.Source, *syncer.Options, error) {
@@ -132,9 +125,7 @@ func (f *fleet) reach(name string) (*source.Source, *syncer.Options, error) {
 		if k.want.Name != name {
 			continue
 		}
-		k.mu.Lock()
-		src := k.source
-		k.mu.Unlock()
+		src := k.running()
 		if replica == "" {
 			return src, nil, nil
 		}

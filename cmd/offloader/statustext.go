@@ -5,8 +5,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/offloader/offloader/internal/heartbeat"
 	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -26,13 +28,29 @@ func (a *app) printStatus(r httpapi.Report, now time.Time) error {
 			return err
 		}
 	}
-	if len(r.Jobs) == 0 {
+	rows := jobRows(r.Jobs, now)
+	if r.Heartbeat != nil {
+		rows = append(rows, heartbeatRow(*r.Heartbeat, now))
+	}
+	if len(rows) == 0 {
 		return nil
 	}
 	if err := a.term.print("%s", paint(a.term.colour, "1", "jobs")); err != nil {
 		return err
 	}
-	return a.term.table("  ", "", jobRows(r.Jobs, now))
+	return a.term.table("  ", "", rows)
+}
+
+// heartbeatRow says who is called while all is well, and whether that goes well.
+func heartbeatRow(s heartbeat.Status, now time.Time) []cell {
+	last := cell{text: "none was taken since the start"}
+	if s.Last != 0 {
+		last.text = "last " + moment(s.Last, now)
+	}
+	if s.Error != "" {
+		last = cell{text: "failed: " + s.Error, colour: "31"}
+	}
+	return []cell{{text: "heartbeat to " + s.Host, colour: "2"}, {text: "each minute while all is well"}, last}
 }
 
 // jobRows say of each job when it runs next, and how it went last.
@@ -117,6 +135,14 @@ func details(s httpapi.Source, now time.Time) [][]cell {
 		if store.Error != "" {
 			bad("", store.Error, store.Hint)
 		}
+		if store.Held.Since != 0 {
+			add("", "%s", newest(store.Held, now))
+		}
+		if v := store.LastVerify; v != nil && v.Findings > 0 {
+			bad("", fmt.Sprintf("%s at the verify of %s", plural(int64(v.Findings), "finding", "findings"), moment(v.Time, now)), "`offloader verify` tells them, and what they cost")
+		} else if v != nil && v.Error != "" {
+			bad("", fmt.Sprintf("not verified at %s: %s", moment(v.Time, now), v.Error), "")
+		}
 	}
 	switch {
 	case s.State != "streaming" || s.PlainSync:
@@ -172,6 +198,18 @@ func behind(s source.StoreStatus) string {
 		return "up to offset " + count(int64(s.Stored)) + ", " + size(s.LagBytes) + " behind"
 	}
 	return fmt.Sprintf("up to offset %s, %s and %s behind", count(int64(s.Stored)), size(s.LagBytes), span(toDuration(s.LagSeconds)))
+}
+
+// newest is of when what a store holds is.
+func newest(h stale.Held, now time.Time) string {
+	text := "no snapshot yet"
+	if h.Snapshot != 0 {
+		text = "newest snapshot " + moment(h.Snapshot, now)
+	}
+	if h.Verified == 0 {
+		return text + ", not verified yet"
+	}
+	return text + ", verified " + moment(h.Verified, now)
 }
 
 // moment is a time of day, with its date where that isn't today's.

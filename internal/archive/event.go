@@ -76,3 +76,16 @@ func (t *Timeline) Pruned() stream.Offset {
 	}
 	return pruned
 }
+
+// Verified is the last event that says that all that was there was as it had been written; false:
+// there is none.
+func (c *Catalog) Verified() (last Event, ok bool) {
+	for _, t := range c.Timelines {
+		for _, e := range t.Events {
+			if e.Kind == EventVerified && e.Time >= last.Time {
+				last, ok = e, true
+			}
+		}
+	}
+	return last, ok
+}

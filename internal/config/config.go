@@ -48,6 +48,8 @@ type Config struct {
 
 	Encryption Encryption
 
+	MaxAge       MaxAge
+	Heartbeat    Heartbeat
 	MaxFullSyncs int // how many run at once, over all sources
 }
 
@@ -170,6 +172,12 @@ func (r *reader) config(n node, c *Config) {
 		{"exports", func(n node) { r.exports(n, c) }},
 		{"retention", func(n node) { c.Retention = r.retention(n) }},
 		{"verify", func(n node) { r.verify(n, &c.Verify) }},
+		{"max_age", func(n node) { r.maxAge(n, &c.MaxAge) }},
+		{"heartbeat", func(n node) {
+			if !r.namesOnly {
+				r.heartbeat(n, &c.Heartbeat)
+			}
+		}},
 		{"max_full_syncs", func(n node) { read(r, n, &c.MaxFullSyncs, fullSyncs) }},
 	})
 	if given == nil {
@@ -184,6 +192,7 @@ func (r *reader) config(n node, c *Config) {
 	r.apart(c)
 	r.oneReplica(c)
 	r.exportsApart(c)
+	r.canKeep(c)
 }
 
 func (r *reader) sources(n node, c *Config) {

@@ -89,7 +89,8 @@ func TestTheReferenceUncommented(t *testing.T) {
 	for line := range strings.Lines(string(text)) {
 		bare := strings.TrimSpace(line)
 		for _, field := range []string{"password_file:", "tls:", "  ca_file:", "  cert_file:", "  key_file:", "  server_name:", "announce:",
-			"exports:", "  - schedule:", "    to:", "  - {schedule:", "retention:", "  window:", "  keep:", "    hourly:", "    daily:", "    weekly:", "    monthly:", "  minimum:"} {
+			"exports:", "  - schedule:", "    to:", "  - {schedule:", "retention:", "  window:", "  keep:", "    hourly:", "    daily:", "    weekly:", "    monthly:", "  minimum:",
+			"max_age:", "  snapshot:", "  stored:", "  verify:", "heartbeat:", "  url:"} {
 			if strings.HasPrefix(bare, "# "+field) {
 				line = strings.Replace(line, "# ", "", 1)
 			}
@@ -109,6 +110,8 @@ func TestTheReferenceUncommented(t *testing.T) {
 	require.Equal(t, &Retention{Window: Duration(30 * day), Minimum: 1}, c.RetentionIn(c.Stores[0]))
 	require.Len(t, c.Exports, 2)
 	require.Equal(t, "s3://exports/cache/{source}-{time}.rdb?region=eu-west-1", c.Exports[0].To.String())
+	require.Equal(t, MaxAge{Snapshot: Duration(2 * day), Stored: Duration(10 * time.Minute), Verify: Duration(8 * day)}, c.MaxAge)
+	require.EqualValues(t, "https://hc.example.com/ping/…", c.Heartbeat.URL)
 	tls, err := c.Sources[0].TLS.Config()
 	require.NoError(t, err)
 	require.Equal(t, "cache.internal", tls.ServerName)
@@ -177,8 +180,8 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_full_syncs`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_full_syncs`}},
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs`}},
 		{"no exports", good + "exports: []\n", []string{`7:10: "exports" is an empty list`}},
 		{"half an export", good + "exports: [{to: '/x/{time}'}, {schedule: '@daily'}]\n", []string{
 			`7:11: this export has no "schedule": say when, like "0 3 * * *" for each day at 03:00`, `7:30: this export has no "to": say where, like s3://bucket/{source}-{time}.rdb or a path`}},

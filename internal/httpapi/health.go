@@ -1,15 +1,19 @@
 package httpapi
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stale"
 )
 
 const (
 	// lateDurable is how old a byte may be that isn't durable: an fsync takes milliseconds.
 	lateDurable = 10 * time.Second
-	// lateStored is how far a store may be behind: it gets a segment every few seconds.
+	// lateStored is how much later than it should be a byte may be stored, where no limit is configured.
 	lateStored = 2 * time.Minute
 )
 
@@ -29,26 +33,36 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, "ok")
 }
 
-// readyz tells whether all that is written to the masters now is safe now.
+// readyz tells whether all that is written to the masters now is safe now, and nothing has grown old.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
-	var reasons []string
-	for _, src := range s.o.Sources(s.o.Now()) {
-		reasons = append(reasons, src.unready()...)
-	}
-	for _, j := range s.jobs() {
-		if j.Error != "" {
-			reasons = append(reasons, j.Name+": "+j.Error)
-		}
-	}
-	if len(reasons) > 0 {
+	if reasons := s.Unready(); len(reasons) > 0 {
 		answer(w, http.StatusServiceUnavailable, reasons...)
 		return
 	}
 	answer(w, http.StatusOK, "ok")
 }
 
+// Unready is why not all is as it should be, a line a reason: what /readyz answers.
+func (s *Server) Unready() []string {
+	var limits stale.Limits
+	if s.o.MaxAge != nil {
+		limits = s.o.MaxAge()
+	}
+	var reasons []string
+	now := s.o.Now()
+	for _, src := range s.o.Sources(now) {
+		reasons = append(reasons, src.unready(limits, now)...)
+	}
+	for _, j := range s.jobs() {
+		if j.Error != "" {
+			reasons = append(reasons, j.Name+": "+j.Error)
+		}
+	}
+	return reasons
+}
+
 // unready is why a source isn't as it should be, a line a reason.
-func (s Source) unready() []string {
+func (s Source) unready(limits stale.Limits, now time.Time) []string {
 	var why []string
 	add := func(format string, args ...any) { why = append(why, s.Name+": "+fmt.Sprintf(format, args...)) }
 	switch {
@@ -74,13 +88,27 @@ func (s Source) unready() []string {
 		add("%s", s.Spool.Error)
 	}
 	for _, store := range s.Stores {
-		if store.Error != "" {
-			add("store %s: %s", store.Name, store.Error)
-		} else if len(store.Holes) > 0 {
-			add("store %s: %d parts of the stream are missing, and wait to be healed from another store", store.Name, len(store.Holes))
-		} else if store.LagSeconds > lateStored.Seconds() {
-			add("store %s: %d bytes behind for %.0f s", store.Name, store.LagBytes, store.LagSeconds)
+		for _, reason := range late(store, limits, now) {
+			add("store %s: %s", store.Name, reason)
 		}
+	}
+	return why
+}
+
+// late is what is wrong with a store, and what has grown old in it.
+func late(s source.StoreStatus, limits stale.Limits, now time.Time) (why []string) {
+	limits.Stored = cmp.Or(limits.Stored, lateStored+time.Duration(s.IntervalSeconds*float64(time.Second)))
+	switch {
+	case s.Error != "":
+		why = append(why, s.Error)
+	case len(s.Holes) > 0:
+		why = append(why, fmt.Sprintf("%d parts of the stream are missing, and wait to be healed from another store", len(s.Holes)))
+	case s.LagSeconds > limits.Stored.Seconds():
+		why = append(why, fmt.Sprintf("%d bytes behind for %.0f s", s.LagBytes, s.LagSeconds))
+		limits.Stored = 0 // it says the same
+	}
+	for _, reason := range limits.Judge(s.Held, now) {
+		why = append(why, reason.What)
 	}
 	return why
 }

@@ -2,7 +2,8 @@
 //
 //	/metrics         Prometheus text; docs/metrics.md has every name (metrics.go)
 //	/healthz         200 while the daemon works: no source's Run has ended in an error (health.go)
-//	/readyz          200 while every source streams and nothing lags, else why not, a line each
+//	/readyz          200 while every source streams, nothing lags and nothing is too old, else why not,
+//	                 a line each
 //	/api/v1/status   what `offloader status --json` prints
 //
 // and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go) and …/rdb (rdb.go).
@@ -30,7 +31,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offloader/offloader/internal/export"
+	"github.com/offloader/offloader/internal/heartbeat"
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -49,6 +52,8 @@ type Report struct {
 	Version string   `json:"version"`
 	Sources []Source `json:"sources"`
 	Jobs    []Job    `json:"jobs"`
+
+	Heartbeat *heartbeat.Status `json:"heartbeat"` // null where nobody is called
 }
 
 // Job is something that is done by the clock.
@@ -59,7 +64,8 @@ type Job struct {
 	Running     stream.Time `json:"running"` // since when it runs, null while it doesn't
 	Last        stream.Time `json:"last"`    // when the last run that has ended began, null: none did since the start
 	TookSeconds float64     `json:"took_seconds"`
-	Error       string      `json:"error"` // of the last run, "" when it went well
+	Error       string      `json:"error"`        // of the last run, "" when it went well
+	LastSuccess stream.Time `json:"last_success"` // when the last run ended that went well, null: none did since the start
 }
 
 // Source is what is known of one source.
@@ -88,6 +94,9 @@ type Options struct {
 	Disks   []Disk
 	Metrics *Metrics
 	Jobs    func() []Job // nil: there are none
+	// MaxAge limits how old things may become; nil: the newest byte stored alone is limited.
+	MaxAge    func() stale.Limits
+	Heartbeat func() *heartbeat.Status // nil: there is none
 	// Snapshot takes one of a source, and returns when every store has it; nil: it can't be asked for.
 	Snapshot func(ctx context.Context, source string) (Snapshot, error)
 	// RDB gives use the dataset of a source as it is now, and returns what use does; nil: it can't
@@ -189,6 +198,14 @@ func (s *Server) jobs() []Job {
 	return s.o.Jobs()
 }
 
+// heartbeat is how its calls go, nil where nobody is called.
+func (s *Server) heartbeat() *heartbeat.Status {
+	if s.o.Heartbeat == nil {
+		return nil
+	}
+	return s.o.Heartbeat()
+}
+
 // status is /api/v1/status.
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	report := Report{Version: s.o.Build.Version, Sources: s.o.Sources(s.o.Now())}
@@ -196,6 +213,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 		report.Sources = []Source{}
 	}
 	report.Jobs = s.jobs()
+	report.Heartbeat = s.heartbeat()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	e := json.NewEncoder(w)

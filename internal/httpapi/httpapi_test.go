@@ -23,7 +23,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/offloader/offloader/internal/heartbeat"
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -47,7 +49,9 @@ func well(name string) Source {
 		LastSnapshot: &source.Moment{Offset: 1000, Time: stream.TimeOf(noon.Add(-time.Hour))},
 		Spool:        source.SpoolStatus{Bytes: 900, MaxBytes: 10_000},
 		Stores: []source.StoreStatus{{Name: "/srv/archive", Stored: 1500, StoredTime: stream.TimeOf(noon.Add(-time.Second)), LagBytes: 400, LagSeconds: 1,
-			Errors: 3, Segments: 4, StreamBytes: 500}},
+			Errors: 3, Segments: 4, StreamBytes: 500, IntervalSeconds: 1, LastVerify: &source.Verify{Time: stream.TimeOf(noon.Add(-24 * time.Hour))},
+			Held: stale.Held{Since: stream.TimeOf(noon.Add(-240 * time.Hour)), Snapshot: stream.TimeOf(noon.Add(-time.Hour)),
+				Stored: stream.TimeOf(noon.Add(-time.Second)), Verified: stream.TimeOf(noon.Add(-24 * time.Hour))}}},
 		Errors: map[syncer.Kind]int64{syncer.KindTimeout: 5},
 	}}
 }
@@ -59,6 +63,7 @@ type rig struct {
 	spool   *fakeSpool
 	free    int64
 	now     time.Time
+	limits  stale.Limits
 }
 
 func newRig(sources ...Source) *rig {
@@ -72,6 +77,7 @@ func newRig(sources ...Source) *rig {
 			{Space: r.space, MinFree: func(total int64) int64 { return total / 10 }},
 			{Store: "/srv/archive", Space: r.space, MinFree: func(total int64) int64 { return total / 10 }},
 		},
+		MaxAge: func() stale.Limits { return r.limits },
 	})
 	return r
 }
@@ -155,7 +161,7 @@ func TestStatusIsTheContract(t *testing.T) {
 
 	var back Report
 	require.NoError(t, json.Unmarshal([]byte(body), &back))
-	require.Equal(t, Report{"1.2.3", []Source{well("cache")}, []Job{}}, back)
+	require.Equal(t, Report{"1.2.3", []Source{well("cache")}, []Job{}, nil}, back)
 
 	_, body = newRig().get("/api/v1/status")
 	require.Contains(t, body, `"sources": []`)
@@ -182,19 +188,22 @@ func TestMetricsAreWhatTheSourcesSay(t *testing.T) {
 	r := newRig(s)
 	r.spool.used.Store(900)
 	for series, want := range map[string]string{
-		`offloader_source_state{source="cache",state="streaming"}`:              "1",
-		`offloader_source_state{source="cache",state="waiting"}`:                "0",
-		`offloader_received_offset_bytes{source="cache"}`:                       "2000",
-		`offloader_durable_offset_bytes{source="cache"}`:                        "1900",
-		`offloader_durable_timestamp_seconds{source="cache"}`:                   "1.7673552e+09",
-		`offloader_not_durable_bytes{source="cache"}`:                           "100",
-		`offloader_not_durable_seconds{source="cache"}`:                         "0.25",
-		`offloader_last_snapshot_offset_bytes{source="cache"}`:                  "1000",
-		`offloader_full_resyncs_total{source="cache"}`:                          "1",
-		`offloader_link_errors_total{kind="timeout",source="cache"}`:            "5",
-		`offloader_stored_offset_bytes{source="cache",store="/srv/archive"}`:    "1500",
-		`offloader_store_lag_bytes{source="cache",store="/srv/archive"}`:        "400",
-		`offloader_store_errors_total{source="cache",store="/srv/archive"}`:     "3",
+		`offloader_source_state{source="cache",state="streaming"}`:                        "1",
+		`offloader_source_state{source="cache",state="waiting"}`:                          "0",
+		`offloader_received_offset_bytes{source="cache"}`:                                 "2000",
+		`offloader_durable_offset_bytes{source="cache"}`:                                  "1900",
+		`offloader_durable_timestamp_seconds{source="cache"}`:                             "1.7673552e+09",
+		`offloader_not_durable_bytes{source="cache"}`:                                     "100",
+		`offloader_not_durable_seconds{source="cache"}`:                                   "0.25",
+		`offloader_last_snapshot_offset_bytes{source="cache"}`:                            "1000",
+		`offloader_full_resyncs_total{source="cache"}`:                                    "1",
+		`offloader_link_errors_total{kind="timeout",source="cache"}`:                      "5",
+		`offloader_stored_offset_bytes{source="cache",store="/srv/archive"}`:              "1500",
+		`offloader_store_lag_bytes{source="cache",store="/srv/archive"}`:                  "400",
+		`offloader_store_errors_total{source="cache",store="/srv/archive"}`:               "3",
+		`offloader_store_snapshot_timestamp_seconds{source="cache",store="/srv/archive"}`: "1.7673516e+09",
+		`offloader_store_verified_timestamp_seconds{source="cache",store="/srv/archive"}`: "1.7672688e+09",
+		`offloader_store_verify_findings{source="cache",store="/srv/archive"}`:            "0",
 		`offloader_spool_bytes`:                                                 "900",
 		`offloader_full_sync_received_bytes{source="cache"}`:                    "10",
 		`offloader_full_sync_expected_bytes{source="cache"}`:                    "", // the master didn't say
@@ -231,6 +240,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 	s.Transfer = &source.Transfer{Bytes: 10, Total: 20, LeftSeconds: 1}
 	r := newRig(s)
 	r.o.Metrics.Acks("cache")
+	r.o.Jobs = func() []Job {
+		return []Job{{Name: "verify /srv", Next: s.DurableTime, Last: s.DurableTime, LastSuccess: s.DurableTime}}
+	}
+	r.o.Heartbeat = func() *heartbeat.Status { return &heartbeat.Status{Host: "hc.example.com", Last: s.DurableTime} }
 	_, body := r.get("/metrics")
 	exported := map[string]string{}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (offloader_\w+) (\w+)$`).FindAllStringSubmatch(body, -1) {
@@ -241,13 +254,13 @@ func TestMetricsAreDocumented(t *testing.T) {
 			labels[l[1]] = true
 		}
 		var ordered []string
-		for _, l := range []string{"version", "source", "commit", "store", "state", "kind", "goversion"} {
+		for _, l := range []string{"version", "source", "commit", "store", "state", "kind", "goversion", "job"} {
 			if labels[l] {
 				ordered = append(ordered, l)
 			}
 		}
 		exported[m[1]] = m[2] + " " + strings.Join(ordered, ",")
-		require.Regexp(t, `^offloader_.*(_bytes|_seconds|_total|_info|_state|_ended|_failing|_per_day)$`, m[1], "a base unit")
+		require.Regexp(t, `^offloader_.*(_bytes|_seconds|_total|_info|_state|_ended|_failing|_findings|_per_day)$`, m[1], "a base unit")
 	}
 	require.Equal(t, documented, exported)
 }
@@ -420,4 +433,36 @@ func TestAFailedJobIsToldByReadyz(t *testing.T) {
 	code, body := r.get("/readyz")
 	require.Equal(t, 503, code)
 	require.Equal(t, "snapshot of cache: the disk is full\n", body)
+}
+
+// What has grown old is no readiness, though all that is written now is safe: by the limits in force,
+// store by store.
+func TestWhatIsTooOldIsToldByReadyz(t *testing.T) {
+	r := newRig(well("cache"))
+	r.limits = stale.Limits{Snapshot: 2 * time.Hour, Stored: 5 * time.Minute, Verify: 48 * time.Hour}
+	ready := func(want string) {
+		t.Helper()
+		_, body := r.get("/readyz")
+		require.Equal(t, want, body)
+	}
+	ready("ok\n")
+	r.now = noon.Add(4 * time.Minute)
+	ready("ok\n")
+	r.now = noon.Add(6 * time.Minute) // nothing is behind, and yet nothing has come
+	ready("cache: store /srv/archive: its newest byte was received 6 min ago; max_age.stored is 5 min\n")
+	r.sources[0].Stores[0].LagSeconds = 350 // which says it better
+	ready("cache: store /srv/archive: 400 bytes behind for 350 s\n")
+	r.limits.Stored, r.sources[0].Stores[0].LagSeconds = 0, 100 // without a limit: two minutes more than it takes
+	ready("cache: store /srv/archive: its newest byte was received 6 min ago; max_age.stored is 2 min\n")
+	r.sources[0].Stores[0].IntervalSeconds = 3600
+	ready("ok\n")
+	r.now = noon.Add(96 * time.Hour)
+	r.sources[0].Stores[0].Held.Stored = stream.TimeOf(r.now)
+	r.sources[0].Stores[0].Error = "read-only file system"
+	ready("cache: store /srv/archive: read-only file system\n" +
+		"cache: store /srv/archive: its newest snapshot is of 4 days ago; max_age.snapshot is 2 h\n" +
+		"cache: store /srv/archive: it was last verified 5 days ago; max_age.verify is 2 days\n")
+	require.Len(t, r.Unready(), 3)
+	r.limits = stale.Limits{}
+	ready("cache: store /srv/archive: read-only file system\n")
 }

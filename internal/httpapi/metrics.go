@@ -78,6 +78,9 @@ func newCollector(s *Server) *collector {
 	for _, m := range storeMetrics {
 		c.descs[m.name] = prometheus.NewDesc(m.name, m.help, []string{"source", "store"}, nil)
 	}
+	for _, m := range jobMetrics {
+		c.descs[m.name] = prometheus.NewDesc(m.name, m.help, []string{"job"}, nil)
+	}
 	return c
 }
 
@@ -110,6 +113,19 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		default:
 			emit("offloader_store_free_bytes", gauge, o.free, d.Store)
 			emit("offloader_store_full_seconds", gauge, o.full, d.Store)
+		}
+	}
+	if beat := c.s.heartbeat(); beat != nil {
+		emit("offloader_heartbeat_failing", gauge, truth(beat.Error != ""))
+		if at, known := seconds(beat.Last); known {
+			emit("offloader_heartbeat_last_success_timestamp_seconds", gauge, at)
+		}
+	}
+	for _, j := range c.s.jobs() {
+		for _, m := range jobMetrics {
+			if v, known := m.value(j); known {
+				emit(m.name, m.kind, v, j.Name)
+			}
 		}
 	}
 	for i := range sources {

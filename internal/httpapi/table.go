@@ -30,6 +30,8 @@ var daemonMetrics = []struct {
 	{"offloader_source_state", "1 for the state that the source is in, 0 for the others.", []string{"source", "state"}},
 	{"offloader_stream_bytes_per_day", "Bytes of stream a day, at the rate of the last hour.", []string{"source"}},
 	{"offloader_link_errors_total", "Connections to the master that failed or broke, by kind.", []string{"source", "kind"}},
+	{"offloader_heartbeat_last_success_timestamp_seconds", "When the heartbeat URL was last called with success.", nil},
+	{"offloader_heartbeat_failing", "1 where the last call of the heartbeat URL failed.", nil},
 }
 
 // metric is one that is read from what it is about.
@@ -97,6 +99,17 @@ var storeMetrics = []metric[source.StoreStatus]{
 		func(s source.StoreStatus) (float64, bool) { return float64(s.LagBytes), true }},
 	{"offloader_store_lag_seconds", "How long it has lacked them.", gauge,
 		func(s source.StoreStatus) (float64, bool) { return s.LagSeconds, true }},
+	{"offloader_store_snapshot_timestamp_seconds", "The moment of the newest snapshot that the store has.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return seconds(s.Held.Snapshot) }},
+	{"offloader_store_verified_timestamp_seconds", "When all that the store has was last read again, and was as it had been written.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return seconds(s.Held.Verified) }},
+	{"offloader_store_verify_findings", "What the last verify since the start found wrong.", gauge,
+		func(s source.StoreStatus) (float64, bool) {
+			if s.LastVerify == nil {
+				return 0, false
+			}
+			return float64(s.LastVerify.Findings), true
+		}},
 	{"offloader_store_failing", "1 while the store can't be written.", gauge,
 		func(s source.StoreStatus) (float64, bool) { return truth(s.Error != ""), true }},
 	{"offloader_store_errors_total", "Times that the store could not be written.", counter,
@@ -105,6 +118,18 @@ var storeMetrics = []metric[source.StoreStatus]{
 		func(s source.StoreStatus) (float64, bool) { return float64(s.Segments), true }},
 	{"offloader_store_stream_bytes_total", "Bytes of stream in those segments, before compression.", counter,
 		func(s source.StoreStatus) (float64, bool) { return float64(s.StreamBytes), true }},
+}
+
+// jobMetrics have the label job.
+var jobMetrics = []metric[Job]{
+	{"offloader_job_last_success_timestamp_seconds", "When the last run ended that went well.", gauge,
+		func(j Job) (float64, bool) { return seconds(j.LastSuccess) }},
+	{"offloader_job_failing", "1 where the last run failed.", gauge,
+		func(j Job) (float64, bool) { return truth(j.Error != ""), true }},
+	{"offloader_job_duration_seconds", "How long the last run took.", gauge,
+		func(j Job) (float64, bool) { return j.TookSeconds, j.Last != 0 }},
+	{"offloader_job_next_timestamp_seconds", "When it runs next.", gauge,
+		func(j Job) (float64, bool) { return seconds(j.Next) }},
 }
 
 // seconds is a time as Prometheus wants it.

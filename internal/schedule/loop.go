@@ -51,6 +51,7 @@ type Status struct {
 	Running  time.Time // since when it runs; zero: it doesn't
 	Overdue  bool      // it was cancelled for its deadline, and hasn't ended yet
 	Last     *Run      // nil: none in this life of the daemon
+	Good     time.Time // when the last one ended that succeeded; zero: none did in this life of the daemon
 }
 
 // A PanicError is what became of a job that panicked.
@@ -232,6 +233,9 @@ func (j *job) once(ctx context.Context) {
 	j.note(func(s *Status) {
 		s.Running, s.Overdue = time.Time{}, false
 		s.Last = &Run{began, took, err}
+		if err == nil {
+			s.Good = began.Add(took)
+		}
 	})
 	if ctx.Err() == nil || err == nil { // what broke while stopping is no news
 		j.tell(err, took)

@@ -87,6 +87,8 @@ func TestJobsRunWhenTheyAreDue(t *testing.T) {
 		require.Equal(t, "hourly", all[0].Name)
 		require.Equal(t, begin.Add(6*time.Hour), all[0].Last.Began.UTC())
 		require.NoError(t, all[0].Last.Err)
+		require.Equal(t, begin.Add(6*time.Hour), all[0].Good.UTC())
+		require.Zero(t, all[1].Good)
 		require.Equal(t, begin.Add(7*time.Hour), all[0].Next.UTC())
 		require.EqualError(t, all[1].Last.Err, "no luck")
 		require.Equal(t, begin.Add(28*time.Hour+30*time.Minute), all[1].Next.UTC())
@@ -246,6 +248,7 @@ func TestOverdueIsTheError(t *testing.T) {
 		last := l.Status()[0].Last
 		require.EqualError(t, last.Err, "it was not done within 10m0s, and was cancelled")
 		require.Equal(t, 10*time.Minute, last.Took)
+		require.Zero(t, l.Status()[0].Good)
 	})
 }
 

@@ -164,6 +164,20 @@ func (s Schedule) Next(after time.Time) time.Time {
 	}
 }
 
+// Longest is the longest that lies between two runs, as far as a thousand of them show.
+func (s Schedule) Longest() time.Duration {
+	var longest time.Duration
+	at := s.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	for range 1000 {
+		next := s.Next(at)
+		if next.IsZero() {
+			break
+		}
+		longest, at = max(longest, next.Sub(at)), next
+	}
+	return longest
+}
+
 // onTheWall is what a clock shows at t, as if it stood in UTC.
 func onTheWall(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)

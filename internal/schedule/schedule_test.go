@@ -109,6 +109,23 @@ func TestNextInEveryHour(t *testing.T) {
 	})
 }
 
+// A day in October has 25 hours, and a weekend is longer than a night.
+func TestLongest(t *testing.T) {
+	for line, want := range map[string]time.Duration{
+		"TZ=UTC 0 4 * * *":           24 * time.Hour,
+		"TZ=Europe/Berlin 0 4 * * *": 25 * time.Hour,
+		"TZ=UTC 0 9-17 * * 1-5":      64 * time.Hour,
+		"TZ=UTC */7 * * * *":         7 * time.Minute,
+		"@every 6h":                  6 * time.Hour,
+		"TZ=UTC @monthly":            31 * 24 * time.Hour,
+	} {
+		s, err := Parse(line)
+		require.NoError(t, err)
+		require.Equal(t, want, s.Longest(), line)
+	}
+	require.Zero(t, Schedule{}.Longest())
+}
+
 func TestParseSaysWhatIsWrong(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                             "it has 0 fields, a schedule has 5",

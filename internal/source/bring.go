@@ -10,6 +10,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/mirror"
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -90,6 +91,9 @@ func (sh *shipper) copyFirst(ctx context.Context, t *spool.Timeline) error {
 		}
 		if whole {
 			sh.s.log.Info("the store got from another one what a timeline begins with", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline, "bytes", c.Done().Bytes)
+			if cat, err := archive.Load(ctx, sh.store, info.Source); err == nil {
+				sh.s.holds(sh.n, stale.Of(cat))
+			}
 			sh.noteBrought(t, func(b *broughtOf) { b.begins = true })
 			return sh.s.got(sh.n, t, true, nil)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -364,6 +365,7 @@ func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, s spool.Snap
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
+	sh.s.holds(sh.n, stale.Held{Since: t.Info().Began, Snapshot: s.Time, Stored: s.Time})
 	sh.s.log.Info("the snapshot is stored", "store", sh.store.String(), "timeline", t.Info().Timeline, "offset", s.Offset, "bytes", stored.Bytes, "stored", stored.StoredBytes, "took", time.Since(began).Round(time.Millisecond))
 	return nil
 }

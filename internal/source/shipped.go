@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -20,6 +21,31 @@ type shipped struct {
 	bytes   int64     // of stream in them
 	waiting bool      // the newest timeline's snapshot is not stored yet
 	late    time.Time // since when the store lacks something durable of it; zero: it lacks nothing
+
+	held   stale.Held // of all timelines, as far as it is known
+	verify *Verify    // the last, in this life of the daemon
+}
+
+// holds takes note of what store n has, beside what is known.
+func (s *Source) holds(n int, held stale.Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shipped[n].held = s.shipped[n].held.With(held)
+}
+
+// Verified takes note of what came of a verify of what a store, by its name, has of this source.
+func (s *Source) Verified(store string, v Verify) {
+	for n, sh := range s.shippers {
+		if sh.store.String() != store {
+			continue
+		}
+		if v.Findings == 0 && v.Error == "" {
+			s.holds(n, stale.Held{Verified: v.Time})
+		}
+		s.mu.Lock()
+		s.shipped[n].verify = &v
+		s.mu.Unlock()
+	}
 }
 
 // enter puts what was found of t into the ledger and the status.
@@ -33,6 +59,7 @@ func (sh *shipper) enter(t *spool.Timeline, p *progress, newest bool) {
 	if sh.s.ledger.enter(sh.n, t, e) {
 		signal(sh.s.risen)
 	}
+	sh.s.holds(sh.n, stale.Held{Since: t.Info().Began, Stored: p.stored.Time})
 	if !newest {
 		return
 	}
@@ -93,7 +120,8 @@ func (s *Source) storeStatus(n int, have shipped, cur *spool.Timeline, durable s
 		have.stored = stream.Cursor{} // nothing yet of the timeline that has just begun
 	}
 	st := StoreStatus{Name: s.shippers[n].store.String(), Stored: have.stored.Offset, StoredTime: have.stored.Time,
-		Errors: have.errs, Segments: have.seals, StreamBytes: have.bytes, Holes: s.ledger.holes(n)}
+		Errors: have.errs, Segments: have.seals, StreamBytes: have.bytes, Holes: s.ledger.holes(n),
+		IntervalSeconds: s.shippers[n].interval.Seconds(), Held: have.held, LastVerify: have.verify}
 	if have.err != nil {
 		st.Error, st.Hint = have.err.Error(), syncer.Hint(have.err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/offloader/offloader/internal/relay"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
@@ -86,6 +87,17 @@ type StoreStatus struct {
 	Segments    int64         `json:"segments"`     // stored since the start
 	StreamBytes int64         `json:"stream_bytes"` // in them
 	Holes       []Hole        `json:"holes"`        // what the spool let go of before this store had it
+
+	IntervalSeconds float64    `json:"interval_seconds"` // all being well, a byte is stored at this age at the latest
+	Held            stale.Held `json:"held"`             // of all timelines
+	LastVerify      *Verify    `json:"last_verify"`      // null: none since the start
+}
+
+// Verify is what came of reading all again that a store has of a source.
+type Verify struct {
+	Time     stream.Time `json:"time"`     // when it was done
+	Findings int         `json:"findings"` // how many things are not as they were written
+	Error    string      `json:"error"`    // why it could not be read, "" where it could
 }
 
 // Hole is a part of a timeline's stream that a store lacks until it is healed.

@@ -9,15 +9,18 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/crypt"
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
 
 // findWhereStoreEnds looks in the store, when the spool holds nothing, for the newest timeline
 // and its last boundary: the archive goes on there as a branch, without a full sync where the
-// master allows. It tries until the store has answered.
+// master allows. What the stores have is learnt by the way, also beside a link that goes on with what
+// the spool holds. It tries until all stores have answered: a link waits for that, so often.
 func (s *Source) findWhereStoreEnds(ctx context.Context) {
-	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+	longest := 30 * time.Second
+	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, longest) {
 		lost, names, err := s.lookIntoStores(ctx)
 		var locked *crypt.IdentityError
 		if err == nil || errors.As(err, &locked) {
@@ -39,9 +42,10 @@ func (s *Source) findWhereStoreEnds(ctx context.Context) {
 		held := s.cur != nil
 		s.mu.Unlock()
 		if held {
-			return // the store's names only serve to find free ones
+			longest = 10 * time.Minute // the shippers tell what is wrong
+		} else {
+			s.log.Error("a store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "error", err)
 		}
-		s.log.Error("a store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -81,11 +85,14 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 // load unites what all stores hold. Each must answer: one that doesn't may have the newest.
 func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 	var all *archive.Catalog
+	var errs []error
 	for _, sh := range s.shippers {
 		cat, err := archive.Load(ctx, sh.store, s.o.Name, s.o.Identity)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
+		s.holds(sh.n, stale.Of(cat))
 		if all == nil {
 			all = cat
 			continue
@@ -94,7 +101,7 @@ func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 			all.Add(t)
 		}
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 // storeEnd is where the newest timeline that can be restored ends: a branch goes on there, and

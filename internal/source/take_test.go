@@ -15,6 +15,7 @@ import (
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/rdbwalk"
 	"github.com/offloader/offloader/internal/schedule"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
@@ -198,4 +199,39 @@ func TestASnapshotWaitsForItsTurn(t *testing.T) {
 	r.stop()
 	require.ErrorIs(t, <-ended, errStopped)
 	give()
+}
+
+// What a store has is known from its listing at the start, and from what is stored since.
+func TestWhatIsHeldIsKnown(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t))
+	r := newRig(t, master.Addr(), nil)
+	held := func() stale.Held { return r.src.Status(time.Now()).Stores[0].Held }
+	r.streaming()
+	master.Do("SET", "a", "1")
+	offset := stream.Offset(master.Offset())
+	require.Eventually(t, func() bool { return held() != stale.Held{} && held() == stale.Of(r.catalog()) }, 10*time.Second, 10*time.Millisecond)
+	r.until("stored", func(s Status) bool {
+		return s.Stores[0].Stored >= offset && s.Stores[0].Held.Stored > s.Stores[0].Held.Snapshot
+	})
+
+	r.src.Verified("elsewhere", Verify{Time: 1})
+	require.Zero(t, held().Verified)
+	r.src.Verified(r.store.String(), Verify{Time: 1000})
+	r.src.Verified(r.store.String(), Verify{Time: 2000, Findings: 3})
+	st := r.src.Status(time.Now()).Stores[0]
+	require.EqualValues(t, 1000, st.Held.Verified, "only one that found nothing counts")
+	require.Equal(t, &Verify{Time: 2000, Findings: 3}, st.LastVerify)
+
+	// After a restart it is what the archive says.
+	at := stream.TimeOf(time.Now())
+	cat := r.catalog()
+	require.NoError(t, archive.WriteEvent(t.Context(), r.store, "cache", cat.Timelines[0].Timeline, archive.Event{Kind: archive.EventVerified, Offset: offset, Time: at}))
+	before := held()
+	r.stop()
+	r.start(master.Addr())
+	r.streaming()
+	require.Eventually(t, func() bool { return held().Verified == at }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, before.Since, held().Since)
+	require.Equal(t, before.Snapshot, held().Snapshot)
+	require.GreaterOrEqual(t, held().Stored, before.Stored)
 }

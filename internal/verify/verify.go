@@ -67,6 +67,7 @@ type Source struct {
 	Snapshots Tally  `json:"snapshots"` // with their sidecars
 	Log       Tally  `json:"log"`
 	Sealed    Tally  `json:"sealed"` // of the snapshots and the log, what is encrypted and was not opened
+	Sound     bool   `json:"sound"`  // all of it was read, and nothing is wrong with it
 }
 
 // Tally is how much of something there is.
@@ -171,10 +172,11 @@ func Run(ctx context.Context, o Options) (r *Result, err error) {
 		if err := s.run(ctx); err != nil {
 			return r, err
 		}
-		r.Sources = append(r.Sources, s.Source)
 		r.Files += s.Timelines.Files + s.Events.Files + s.Snapshots.Files + s.Log.Files
 		r.Bytes += s.Timelines.Bytes + s.Events.Bytes + s.Snapshots.Bytes + s.Log.Bytes
-		if len(s.unread) == 0 && len(r.Findings) == before && o.Note != nil {
+		s.Sound = len(s.unread) == 0 && len(r.Findings) == before
+		r.Sources = append(r.Sources, s.Source)
+		if s.Sound && o.Note != nil {
 			if err := s.note(ctx, o.Note, r.Began); err != nil {
 				return r, err
 			}
@@ -208,18 +210,6 @@ func (r *Result) conclude(unread []error) error {
 		errs = append(errs, &UnreadError{r.Unread, unread[0]})
 	}
 	return errors.Join(errs...)
-}
-
-// Last is when all of a source was verified last, and the event that says so; false: never.
-func Last(c *archive.Catalog) (last archive.Event, ok bool) {
-	for _, t := range c.Timelines {
-		for _, e := range t.Events {
-			if e.Kind == archive.EventVerified && e.Time >= last.Time {
-				last, ok = e, true
-			}
-		}
-	}
-	return last, ok
 }
 
 // note stores the event that all was right, with the newest timeline.

@@ -75,7 +75,7 @@ func TestNothingIsFound(t *testing.T) {
 		bytes += int64(len(b))
 	}
 	require.Equal(t, bytes, r.Bytes)
-	require.Equal(t, []Source{{Name: cache, Timelines: r.Sources[0].Timelines, Snapshots: Tally{4, r.Sources[0].Snapshots.Bytes}, Log: Tally{5, r.Sources[0].Log.Bytes}}}, r.Sources)
+	require.Equal(t, []Source{{Name: cache, Timelines: r.Sources[0].Timelines, Snapshots: Tally{4, r.Sources[0].Snapshots.Bytes}, Log: Tally{5, r.Sources[0].Log.Bytes}, Sound: true}}, r.Sources)
 	require.Empty(t, r.Notes)
 }
 
@@ -480,14 +480,14 @@ func TestNote(t *testing.T) {
 	m := makeArchive(t)
 	c, err := archive.Load(t.Context(), m.to, cache)
 	require.NoError(t, err)
-	_, ok := Last(c)
+	_, ok := c.Verified()
 	require.False(t, ok)
 	r, err := Run(t.Context(), Options{Files: m.to, Note: m.to})
 	require.NoError(t, err)
 	require.Contains(t, string(m.to.files[m.to.one(t, "verified")]), `"note": "10 files, `)
 	c, err = archive.Load(t.Context(), m.to, cache)
 	require.NoError(t, err)
-	last, ok := Last(c)
+	last, ok := c.Verified()
 	require.True(t, ok)
 	require.Equal(t, m.ends[5], last.Offset)
 	require.GreaterOrEqual(t, last.Time, r.Began)

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/check"
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/stale"
+	"github.com/offloader/offloader/internal/store"
+)
+
+// maxAge is how old things may become, by the configuration.
+func maxAge(c *config.Config) stale.Limits {
+	m := c.MaxAge
+	return stale.Limits{Snapshot: time.Duration(m.Snapshot), Stored: time.Duration(m.Stored), Verify: time.Duration(m.Verify)}
+}
+
+// toJudge opens the stores whose age is limited. One that can't be opened is none of them: what check
+// says of it by itself is enough.
+func toJudge(ctx context.Context, c *config.Config) []store.Store {
+	if maxAge(c) == (stale.Limits{}) {
+		return nil
+	}
+	var stores []store.Store
+	for _, s := range c.Stores {
+		if st, err := openStore(ctx, s, store.Options{}); err == nil {
+			stores = append(stores, st)
+		}
+	}
+	return stores
+}
+
+// ages tells what is too old of what a store has of a source: by what is in the store alone, whether
+// a daemon runs or not.
+func ages(ctx context.Context, st store.Store, source string, limits stale.Limits, now time.Time) []check.Finding {
+	cat, err := archive.Load(ctx, st, source)
+	if err != nil {
+		f := check.Finding{Name: "age", Level: check.Fail, Message: fmt.Sprintf("what %s has can't be told: %v", st, err)}
+		var way interface{ Hint() string }
+		if errors.As(err, &way) {
+			f.Hint = way.Hint()
+		}
+		return []check.Finding{f}
+	}
+	held := stale.Of(cat)
+	if held.Since == 0 {
+		return []check.Finding{{Name: "age", Level: check.OK, Message: fmt.Sprintf("%s has nothing of it yet", st)}}
+	}
+	var found []check.Finding
+	for _, reason := range limits.Judge(held, now) {
+		found = append(found, check.Finding{Name: "age", Level: check.Fail, Message: st.String() + ": " + reason.What, Hint: reason.Hint})
+	}
+	if found == nil {
+		found = append(found, check.Finding{Name: "age", Level: check.OK, Message: st.String() + ": " + newest(held, now)})
+	}
+	return found
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/heartbeat"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/stale"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// What the status says of a store's age, of its last verify, and of the heartbeat.
+func TestStatusTellsOfAges(t *testing.T) {
+	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	at := func(ago time.Duration) stream.Time { return stream.TimeOf(now.Add(-ago)) }
+	text := func(rows ...[]cell) string {
+		var b strings.Builder
+		for _, row := range rows {
+			for _, c := range row {
+				b.WriteString(c.text + " ")
+			}
+		}
+		return b.String()
+	}
+	store := source.StoreStatus{Name: "/srv", Held: stale.Held{Since: at(time.Hour)}}
+	told := func() string {
+		return text(details(httpapi.Source{Status: source.Status{Stores: []source.StoreStatus{store}}}, now)...)
+	}
+	require.Contains(t, told(), "no snapshot yet, not verified yet")
+	store.Held.Snapshot, store.Held.Verified = at(time.Minute), at(48*time.Hour)
+	require.Contains(t, told(), "newest snapshot 11:59:00, verified 2026-01-29 12:00:00")
+	store.LastVerify = &source.Verify{Time: at(0), Findings: 3}
+	require.Contains(t, told(), "verified 2026-01-29 12:00:00  3 findings at the verify of 12:00:00  → `offloader verify` tells them")
+	store.LastVerify = &source.Verify{Time: at(0), Error: "connection refused"}
+	require.Contains(t, told(), "not verified at 12:00:00: connection refused")
+	store.LastVerify, store.Held = &source.Verify{Time: at(0)}, stale.Held{}
+	require.NotContains(t, told(), "verified", "it isn't known yet")
+
+	beat := heartbeat.Status{Host: "hc.example.com"}
+	require.Contains(t, text(heartbeatRow(beat, now)), "heartbeat to hc.example.com each minute while all is well none was taken since the start")
+	beat.Last = at(time.Minute)
+	require.Contains(t, text(heartbeatRow(beat, now)), "last 11:59:00")
+	beat.Error = "it answers 404 Not Found"
+	require.Contains(t, text(heartbeatRow(beat, now)), "failed: it answers 404 Not Found")
+}
