@@ -195,7 +195,8 @@ exports:
   - {schedule: "@every 1m", to: %q}
 `, master.Addr(), replica.Addr(), toFolder, toBucket, toNowhere), "AWS_ACCESS_KEY_ID="+s3test.AccessKey, "AWS_SECRET_ACCESS_KEY="+s3test.SecretKey)
 	d.Streaming("cache")
-	require.EqualValues(t, 1, master.Do("WAIT", 1, 20_000), "the replica is there")
+	master.Do("SET", "last", "1") // a WAIT is for what its connection wrote
+	require.EqualValues(t, 2, master.Do("WAIT", 2, 20_000), "the daemon and the replica are there")
 	d.Stop()
 	missed := map[string]string{}
 	for _, to := range []string{toFolder, toBucket, toNowhere} {
