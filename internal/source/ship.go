@@ -57,7 +57,7 @@ type progress struct {
 	stored stream.Cursor          // end of the last segment
 	small  []string               // segments behind base
 	gone   []string               // segments within larger ones, to be deleted
-	since  time.Time              // when there first was something behind stored, zero: nothing is
+	since  time.Time              // what is behind stored came no earlier; zero: nothing is there
 	began  time.Time              // when the first byte behind base was stored
 	first  bool                   // the snapshot that the timeline began with is there
 	taken  map[stream.Offset]bool // snapshots that are there
@@ -70,15 +70,17 @@ type progress struct {
 
 // ship runs until ctx ends, and then once more to bring what came last.
 func (sh *shipper) ship(ctx context.Context) {
-	wait := shipEvery
+	retry := shipEvery
 	for {
 		sh.noteLag(time.Now())
 		err := sh.pass(ctx, false)
 		sh.noteShipping(ctx, err)
+		wait := sh.idle(time.Now())
 		if err == nil {
-			wait = shipEvery
+			retry = shipEvery
 		} else {
-			wait = min(2*wait, shipRetry)
+			retry = min(2*retry, shipRetry)
+			wait = retry
 		}
 		select {
 		case <-ctx.Done():
@@ -92,6 +94,17 @@ func (sh *shipper) ship(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// idle is how long nothing is due: less than shipEvery where a small segment is before that.
+func (sh *shipper) idle(now time.Time) time.Duration {
+	wait := shipEvery
+	for _, p := range sh.progress {
+		if !p.since.IsZero() {
+			wait = min(wait, p.since.Add(sh.interval).Sub(now))
+		}
+	}
+	return max(wait, time.Millisecond)
 }
 
 // pass does what is due now. At the end everything is.
@@ -408,9 +421,10 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 		if err := sh.s.letGo(); err != nil {
 			return err
 		}
+		now := time.Now() // first: what is behind upTo came later
 		upTo := t.Durable()
 		if to, due := sh.due(t, p, upTo, newest); due && sh.s.ledger.reserve(sh.n, t, stream.Range{From: p.base, To: to.Offset}) {
-			if err := sh.compact(ctx, t, p, to); err != nil {
+			if err := sh.compact(ctx, t, p, to, now); err != nil {
 				return err
 			}
 			continue
@@ -419,15 +433,14 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 			p.since = time.Time{}
 			return nil
 		}
-		now := time.Now()
 		if p.since.IsZero() {
 			p.since = now
 		}
 		if now.Sub(p.since) < sh.interval && !end {
 			return nil
 		}
-		// Compaction cuts where chunks begin: no small segment may straddle that.
-		cut, more := t.CutAfter(p.stored.Offset + 1)
+		// The next compaction cuts where a chunk begins: no small segment may straddle that.
+		cut, more := t.CutAfter(max(p.stored.Offset+1, p.base+stream.Offset(sh.s.o.Target)))
 		if more = more && cut < upTo.Offset; !more {
 			cut = upTo.Offset
 		}
@@ -442,7 +455,7 @@ func (sh *shipper) stream(ctx context.Context, t *spool.Timeline, p *progress, n
 		}
 		sh.sealed(name)
 		if !more {
-			p.since = time.Time{}
+			p.since = now
 			return nil
 		}
 	}
@@ -473,8 +486,8 @@ func (sh *shipper) due(t *spool.Timeline, p *progress, upTo stream.Cursor, newes
 }
 
 // compact makes one segment of all behind base up to a boundary. When it is stored, what it
-// replaces can go.
-func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, to stream.Cursor) error {
+// replaces can go. What is behind the boundary came at about now, when that was chosen.
+func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, to stream.Cursor, now time.Time) error {
 	name, err := sh.seal(ctx, t, stream.Range{From: p.base, To: to.Offset})
 	if err != nil {
 		return err
@@ -483,7 +496,7 @@ func (sh *shipper) compact(ctx context.Context, t *spool.Timeline, p *progress, 
 	small := p.small
 	p.base, p.small, p.began = to.Offset, nil, time.Time{}
 	if to.Offset >= p.stored.Offset {
-		p.stored, p.since = stream.Cursor{Offset: to.Offset, Time: name.Time1}, time.Time{}
+		p.stored, p.since = stream.Cursor{Offset: to.Offset, Time: name.Time1}, now
 	}
 	for _, n := range small {
 		s, err := archive.ParseSegmentName(n)
