@@ -20,7 +20,7 @@ type shipped struct {
 	seals   int64     // segments stored, compacted ones too
 	bytes   int64     // of stream in them
 	waiting bool      // the newest timeline's snapshot is not stored yet
-	late    time.Time // since when the store lacks something durable of it; zero: it lacks nothing
+	late    time.Time // since when the store has been lacking something durable of it; zero: it lacks nothing
 
 	held   stale.Held // of all timelines, as far as it is known
 	verify *Verify    // the last, in this life of the daemon
@@ -65,27 +65,31 @@ func (sh *shipper) enter(t *spool.Timeline, p *progress, newest bool) {
 	}
 	sh.s.mu.Lock()
 	defer sh.s.mu.Unlock()
-	if have := &sh.s.shipped[sh.n]; have.of != t || have.stored != p.stored {
-		have.of, have.stored, have.late = t, p.stored, time.Time{} // what is behind it is younger
-	}
+	have := &sh.s.shipped[sh.n]
+	have.of, have.stored = t, p.stored
+	sh.look(have, time.Now())
 }
 
 // noteLag keeps since when the store has been behind. It looks before each pass, so an error of the
-// store doesn't hide it. The age of what was stored last would be no measure: on a quiet master it
-// is old all the time.
+// store doesn't hide it, and each second, since a store that hangs, or is too slow, never ends a pass.
 func (sh *shipper) noteLag(now time.Time) {
-	s := sh.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cur == nil {
+	sh.s.mu.Lock()
+	defer sh.s.mu.Unlock()
+	sh.look(&sh.s.shipped[sh.n], now)
+}
+
+// look is noteLag, with the source's lock held.
+func (sh *shipper) look(have *shipped, now time.Time) {
+	cur := sh.s.cur
+	if cur == nil {
 		return
 	}
-	have, stored := &s.shipped[sh.n], s.cur.Info().Offset
-	if have.of == s.cur {
+	stored := cur.Info().Offset
+	if have.of == cur {
 		stored = max(stored, have.stored.Offset)
 	}
 	switch {
-	case s.cur.Durable().Offset <= stored && !have.waiting:
+	case cur.Durable().Offset <= stored && !have.waiting:
 		have.late = time.Time{}
 	case have.late.IsZero():
 		have.late = now
@@ -134,7 +138,13 @@ func (s *Source) storeStatus(n int, have shipped, cur *spool.Timeline, durable s
 		st.LagBytes += int64(h.To - h.From)
 	}
 	if !have.late.IsZero() && (st.LagBytes > 0 || have.waiting) {
-		st.LagSeconds = max(0, now.Sub(have.late).Seconds())
+		since := have.late
+		// Under load there is always something behind, which came after what was stored last. The age of that
+		// alone would be no measure: on a quiet master it is old all the time.
+		if stored := have.stored.Time.Go(); stored.After(since) && !have.waiting {
+			since = stored
+		}
+		st.LagSeconds = max(0, now.Sub(since).Seconds())
 	}
 	return st
 }

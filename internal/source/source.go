@@ -84,6 +84,7 @@ type Source struct {
 	names    map[string]bool // of the timelines that the store knew at the start
 	lost     *resumePoint    // where the store ends, when the spool holds nothing
 	noLost   error           // why that isn't known, though the store holds something
+	noAnswer error           // of a store, for which the link waits when the spool holds nothing
 	branch   *branchPoint    // asked of the master, and not answered yet
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up
@@ -172,11 +173,11 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	held := len(src.Timelines()) > 0
 	if held {
-		g.Go(func() error { s.findWhereStoreEnds(alive); return nil })
+		g.Go(func() error { s.findWhereStoreEnds(alive, false); return nil })
 	}
 	g.Go(func() error {
 		if !held {
-			s.findWhereStoreEnds(alive)
+			s.findWhereStoreEnds(alive, true)
 		}
 		return s.link.Run(alive)
 	})
@@ -251,7 +252,7 @@ func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int,
 	return l.Port(), nil
 }
 
-// tick notes the passing of time: signs of life on a silent link, steps of the clock.
+// tick notes the passing of time: signs of life on a silent link, stores that lag, steps of the clock.
 func (s *Source) tick(ctx context.Context) error {
 	every := time.NewTicker(time.Second)
 	defer every.Stop()
@@ -266,6 +267,9 @@ func (s *Source) tick(ctx context.Context) error {
 }
 
 func (s *Source) ticked(now time.Time) {
+	for _, sh := range s.shippers {
+		sh.noteLag(now)
+	}
 	s.mu.Lock()
 	cur, up, quiet := s.cur, s.outage == nil, now.Sub(s.lastByte) >= time.Second
 	s.mu.Unlock()

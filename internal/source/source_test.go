@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -367,6 +368,45 @@ func TestLagOfAQuietMasterIsYoung(t *testing.T) {
 	r.until("stored", func(s Status) bool {
 		return s.Stores[0].LagBytes == 0 && s.Stores[0].LagSeconds == 0 && s.Stores[0].Error == ""
 	})
+}
+
+// hanging is a store that doesn't come back from an event that it is given until it is let go.
+type hanging struct {
+	*store.Disk
+	once         sync.Once
+	hangs, letGo chan struct{}
+}
+
+func (h *hanging) Put(ctx context.Context, name string, r io.Reader) error {
+	if strings.Contains(name, "/events/") {
+		h.once.Do(func() { close(h.hangs) })
+		select {
+		case <-h.letGo:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return h.Disk.Put(ctx, name, r)
+}
+
+// A store that hangs while it lacks nothing is behind as soon as something comes.
+func TestLagOfAStoreThatHangs(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t), "--repl-ping-replica-period", "3600")
+	held := &hanging{hangs: make(chan struct{}), letGo: make(chan struct{})}
+	r := newRig(t, master.Addr(), func(o *Options) { held.Disk = o.Stores[0].Store.(*store.Disk); o.Stores[0].Store = held })
+	r.streaming()
+	r.until("stored", func(s Status) bool {
+		return s.LastSnapshot != nil && s.Stores[0].LagBytes == 0 && s.Stores[0].LagSeconds == 0
+	})
+	r.src.mu.Lock()
+	cur := r.src.cur
+	r.src.mu.Unlock()
+	require.NoError(t, cur.AddEvent(archive.Event{Kind: archive.EventClock, Offset: cur.Boundary().Offset, Time: 2, From: 1}))
+	<-held.hangs
+	master.Do("SET", "k", "v")
+	r.until("behind", func(s Status) bool { return s.Stores[0].LagBytes > 0 && s.Stores[0].LagSeconds > 1 })
+	close(held.letGo)
+	r.until("stored", func(s Status) bool { return s.Stores[0].LagBytes == 0 && s.Stores[0].LagSeconds == 0 })
 }
 
 // Nor is what has just come and isn't durable as old as what came before it.

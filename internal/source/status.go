@@ -112,7 +112,7 @@ type Hole struct {
 func (s *Source) Status(now time.Time) Status {
 	s.mu.Lock()
 	link, cur, shipped, since, snapshot, roomErr := s.link, s.cur, slices.Clone(s.shipped), s.since, s.snapshot, s.roomErr
-	up, lastByte, broken := s.outage == nil, s.lastByte, s.broken
+	up, lastByte, broken, noAnswer := s.outage == nil, s.lastByte, s.broken, s.noAnswer
 	s.mu.Unlock()
 	ack := "local"
 	if s.o.AckStore {
@@ -125,6 +125,10 @@ func (s *Source) Status(now time.Time) Status {
 	}
 	if link != nil {
 		st.link(link.Status(), now)
+	}
+	if noAnswer != nil {
+		st.State, st.Why = "waiting", "for a store: what was archived before may be there, to go on with"
+		st.Error, st.Hint = noAnswer.Error(), syncer.Hint(noAnswer)
 	}
 	if roomErr != nil { // what the link last failed of may be long over
 		st.Spool.Error = roomErr.Error()

@@ -17,8 +17,8 @@ import (
 // findWhereStoreEnds looks in the store, when the spool holds nothing, for the newest timeline
 // and its last boundary: the archive goes on there as a branch, without a full sync where the
 // master allows. What the stores have is learnt by the way, also beside a link that goes on with what
-// the spool holds. It tries until all stores have answered: a link waits for that, so often.
-func (s *Source) findWhereStoreEnds(ctx context.Context) {
+// the spool holds. It tries until all stores have answered: where the link waits for that, so often.
+func (s *Source) findWhereStoreEnds(ctx context.Context, linkWaits bool) {
 	longest := 30 * time.Second
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, longest) {
 		lost, names, err := s.lookIntoStores(ctx)
@@ -29,6 +29,7 @@ func (s *Source) findWhereStoreEnds(ctx context.Context) {
 			if s.cur == nil {
 				s.lost, s.noLost = lost, err
 			}
+			s.noAnswer = nil
 			s.mu.Unlock()
 			switch {
 			case err != nil:
@@ -38,13 +39,13 @@ func (s *Source) findWhereStoreEnds(ctx context.Context) {
 			}
 			return
 		}
-		s.mu.Lock()
-		held := s.cur != nil
-		s.mu.Unlock()
-		if held {
-			longest = 10 * time.Minute // the shippers tell what is wrong
+		if linkWaits {
+			s.mu.Lock()
+			s.noAnswer = err
+			s.mu.Unlock()
+			s.log.Error("a store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "error", err, "hint", syncer.Hint(err))
 		} else {
-			s.log.Error("a store does not answer, and the spool holds nothing: the link waits, so as not to begin anew what could go on", "error", err)
+			longest = 10 * time.Minute // the shippers tell what is wrong
 		}
 		select {
 		case <-ctx.Done():
