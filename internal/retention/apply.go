@@ -13,8 +13,8 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// Store is what retention takes of one. What it refuses to delete is archive.ErrKept, or
-// fs.ErrPermission; where that is a lock that ends, the error has a method Locked.
+// Store is what retention takes of one. What it refuses to delete is archive.ErrKept, or for want of a
+// right fs.ErrPermission; where that is a lock that ends, the error has a method Locked.
 type Store interface {
 	archive.Files
 	archive.Depot
@@ -38,7 +38,7 @@ type Kept struct {
 	Why   error
 }
 
-// enough is how many refusals for other reasons than locks tell that we have no right to delete.
+// enough is how many refusals for want of a right tell that we have none to delete anything.
 const enough = 10
 
 // Look lists and decides, and changes nothing.
@@ -127,6 +127,7 @@ func (r *Result) deleteAll(ctx context.Context, s Store, may map[string]bool) er
 			stuck[f.Timeline], stuck[base] = true, true
 		}
 	}
+	r.Refused = r.refusal(1)
 	return nil
 }
 
@@ -139,8 +140,7 @@ func (r *Result) delete(ctx context.Context, s Store, f File) error {
 	return nil
 }
 
-// keep notes a file that stays because the store wants it so; any other error comes back. If there
-// is nothing that the store lets us delete, and no lock that will end, it has Refused.
+// keep notes a file that stays because the store wants it so; any other error comes back.
 func (r *Result) keep(name string, err error) error {
 	kept := Kept{Name: name, Why: err}
 	var lock interface {
@@ -154,9 +154,15 @@ func (r *Result) keep(name string, err error) error {
 		return fmt.Errorf("delete what retention lets go: %w", err)
 	}
 	r.Kept = append(r.Kept, kept)
-	locked := slices.ContainsFunc(r.Kept, func(k Kept) bool { return !k.Until.IsZero() })
-	if r.Deleted == 0 && !locked && (len(r.Kept) == enough || len(r.Kept) == len(r.Going)) {
-		r.Refused = err
-	}
+	r.Refused = r.refusal(enough)
 	return nil
+}
+
+// refusal is why we may delete nothing, if so many files that were tried say so, and none says anything else.
+func (r *Result) refusal(files int) error {
+	other := func(k Kept) bool { return !errors.Is(k.Why, fs.ErrPermission) }
+	if r.Deleted > 0 || len(r.Kept) < files || slices.ContainsFunc(r.Kept, other) {
+		return nil
+	}
+	return r.Kept[len(r.Kept)-1].Why
 }

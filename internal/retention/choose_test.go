@@ -262,6 +262,15 @@ func TestWhatTheStoreRefuses(t *testing.T) {
 		require.Zero(t, r.Deleted)
 		require.Len(t, r.Kept, enough)
 	})
+	t.Run("no right to delete the little that goes", func(t *testing.T) {
+		l := newLine(t, newMemory(), at(0), 0, "s", nil).snapshot(0, at(0)).segment(0, 10, at(0), at(1)).say("ended", 10, at(1))
+		m := newLine(t, l.m, at(4), 0, "s", nil).snapshot(0, at(4)).segment(0, 10, at(4), at(5)).m
+		m.refuse = func(name string) error { return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrPermission} }
+		r, err := Run(t.Context(), m, "cache", Policy{}, at(30))
+		require.NoError(t, err)
+		require.ErrorIs(t, r.Refused, fs.ErrPermission)
+		require.Less(t, len(r.Kept), len(r.Going), "what depends on a file that stays isn't tried")
+	})
 	t.Run("one that is held for other reasons", func(t *testing.T) {
 		m := write()
 		m.refuse = func(name string) error {

@@ -22,6 +22,8 @@ type KeptError struct {
 	Until time.Time // a retention's end, zero where there is another reason
 	Why   string
 	hint  string
+
+	denied bool // a right is missing
 }
 
 func (e *KeptError) Error() string {
@@ -34,8 +36,10 @@ func (e *KeptError) Hint() string { return e.hint }
 // Locked tells when a lock ends, if it is one that does.
 func (e *KeptError) Locked() (until time.Time, ok bool) { return e.Until, !e.Until.IsZero() }
 
-// Is has it recognised as archive.ErrKept.
-func (e *KeptError) Is(target error) bool { return target == archive.ErrKept }
+// Is has it recognised as archive.ErrKept, and as fs.ErrPermission where a right is missing.
+func (e *KeptError) Is(target error) bool {
+	return target == archive.ErrKept || e.denied && target == fs.ErrPermission
+}
 
 // lockTTL is how long a bucket that locks nothing is taken to go on so.
 const lockTTL = time.Hour
@@ -64,13 +68,13 @@ func (s *S3) Delete(ctx context.Context, name string) error {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 		return nil
 	case code(err) == "AccessDenied":
-		return s.kept(name, "this archiver may not delete", "nothing, if deleting is somebody else's job there: archiving goes on, and retention isn't applied. Else grant it s3:DeleteObject")
+		return s.denied(name, "this archiver may not delete", "nothing, if deleting is somebody else's job there: archiving goes on, and retention isn't applied. Else grant it s3:DeleteObject")
 	}
 	return err
 }
 
-func (s *S3) kept(name, why, hint string) error {
-	return &KeptError{Store: s.String(), Name: name, Why: why, hint: hint}
+func (s *S3) denied(name, why, hint string) error {
+	return &KeptError{Store: s.String(), Name: name, Why: why, hint: hint, denied: true}
 }
 
 // unlocked is nil when the object may be deleted, and fs.ErrNotExist when there is none.
@@ -90,7 +94,7 @@ func (s *S3) unlocked(ctx context.Context, name string) error {
 	until := aws.ToTime(head.ObjectLockRetainUntilDate)
 	switch {
 	case head.ObjectLockLegalHoldStatus == types.ObjectLockLegalHoldStatusOn:
-		return s.kept(name, "it is under a legal hold", "whoever put it there can take it off")
+		return &KeptError{Store: s.String(), Name: name, Why: "it is under a legal hold", hint: "whoever put it there can take it off"}
 	case until.After(time.Now()):
 		return &KeptError{
 			Store: s.String(), Name: name, Until: until, hint: "it can be deleted after that",
@@ -99,7 +103,7 @@ func (s *S3) unlocked(ctx context.Context, name string) error {
 	case version(head) == "":
 		return nil // without versions there are no locks
 	case bucketErr != nil:
-		return s.kept(name, "this archiver may not see whether the bucket locks what is in it", "grant it s3:GetBucketObjectLockConfiguration on the bucket")
+		return s.denied(name, "this archiver may not see whether the bucket locks what is in it", "grant it s3:GetBucketObjectLockConfiguration on the bucket")
 	}
 	return s.looked(ctx, name, until.IsZero())
 }
@@ -119,7 +123,7 @@ func (s *S3) looked(ctx context.Context, name string, retention bool) error {
 		err := s.call(ctx, "look for a lock of", name, s.o.Timeout, func(ctx context.Context, _ int) error { return ask(ctx) })
 		switch code(err) {
 		case "AccessDenied":
-			return s.kept(name, "this archiver may not see whether it "+what, "grant it "+right+" on the bucket")
+			return s.denied(name, "this archiver may not see whether it "+what, "grant it "+right+" on the bucket")
 		case "NoSuchObjectLockConfiguration", "InvalidRequest": // this object has none
 			return nil
 		}

@@ -139,6 +139,7 @@ func TestS3Locks(t *testing.T) {
 			for _, name := range []string{"small", "large", "held"} {
 				err := s.Delete(t.Context(), name)
 				require.ErrorIs(t, err, archive.ErrKept, name)
+				require.NotErrorIs(t, err, fs.ErrPermission, name)
 				var kept *store.KeptError
 				require.ErrorAs(t, err, &kept)
 				require.NotEmpty(t, kept.Hint())
@@ -178,6 +179,7 @@ func TestS3WithoutRightsToDelete(t *testing.T) {
 			r.proxy.Harm(always(meant, denied))
 			err := r.store.Delete(t.Context(), "f")
 			require.ErrorIs(t, err, archive.ErrKept, name)
+			require.ErrorIs(t, err, fs.ErrPermission, name)
 			require.Contains(t, advice(err), "grant it s3:")
 			require.Equal(t, "x", string(r.read(t, "f")))
 		}
