@@ -135,11 +135,16 @@ func (e *S3Error) explain(err error) {
 	default:
 		e.what = err.Error()
 	}
-	if status := statusOf(err); e.Code == "" && status != 0 {
+	status := statusOf(err)
+	if e.Code == "" && status != 0 {
 		e.what = fmt.Sprintf("the service answers %d %s", status, http.StatusText(status))
 	}
-	if statusOf(err) == http.StatusInsufficientStorage && e.hint == "" {
+	switch {
+	case e.hint != "":
+	case status == http.StatusInsufficientStorage:
 		e.what, e.hint = "the store is full", "make room there; nothing is lost while the spool has room"
+	case status >= http.StatusInternalServerError: // MinIO says no more of an object that its disk has damaged
+		e.hint = "nothing, if it goes away by itself; else the service's own log says why: its disks may have damaged what is asked for"
 	}
 }
 
