@@ -3,8 +3,6 @@ package test
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,20 +21,14 @@ func TestS3(t *testing.T) {
 		t.Parallel()
 		server := s3test.Start(t, service)
 		name := server.Bucket(s3test.Plain)
-		secret := filepath.Join(t.TempDir(), "secret")
-		require.NoError(t, os.WriteFile(secret, []byte(s3test.SecretKey+"\n"), 0o600))
 		master := enginetest.Start(t, kind)
 		w := workload.New(rand.Uint64(), master)
 		defer func() { require.NoError(t, w.Close()) }()
 		require.NoError(t, w.Run(t.Context(), 500))
 		master.Do(w.Big("noise", 12<<20, false)...) // a snapshot that goes in parts
 
-		d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
-sources: [{name: cache, address: %q}]
-spool: {path: $DIR/spool}
-stores:
-  - {type: s3, bucket: %s, prefix: redis/, region: %s, endpoint: %q, path_style: true, access_key_id: %s, secret_access_key_file: %s}
-`, master.Addr(), name, s3test.Region, server.Endpoint(), s3test.AccessKey, secret))
+		d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf("sources: [{name: cache, address: %q}]\nspool: {path: $DIR/spool}\nstores: [%s]\n",
+			master.Addr(), onS3(t, server.Endpoint(), name)))
 		d.Streaming("cache")
 		stored := func() {
 			t.Helper()

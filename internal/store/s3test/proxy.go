@@ -2,6 +2,7 @@ package s3test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
 )
@@ -23,6 +25,7 @@ type Fault struct {
 	CutUp  int64  // the connection breaks after so many bytes of the request's body
 	Cut    int64  // the connection breaks after so many bytes of the answer's body
 	Flip   bool   // a bit of the answer's body is turned over
+	Rate   int64  // the request's body arrives at so many bytes a second
 	Before func() // called first
 }
 
@@ -31,11 +34,13 @@ type Proxy struct {
 	web   *httptest.Server
 	mu    sync.Mutex
 	fault func(r *http.Request) Fault
+	watch func(r *http.Request, status int)
 }
 
 // NewProxy puts one before a server.
 func NewProxy(t enginetest.TB, server *Server) *Proxy {
-	p := &Proxy{fault: func(*http.Request) Fault { return Fault{} }}
+	p := &Proxy{watch: func(*http.Request, int) {}}
+	p.Mend()
 	to, err := url.Parse(server.Endpoint())
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -55,11 +60,21 @@ func (p *Proxy) Harm(fault func(r *http.Request) Fault) {
 	p.fault = fault
 }
 
+// Mend ends all harm.
+func (p *Proxy) Mend() { p.Harm(func(*http.Request) Fault { return Fault{} }) }
+
+// Watch has somebody told of each answer that the server gives from now on.
+func (p *Proxy) Watch(answered func(r *http.Request, status int)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watch = answered
+}
+
 var errHarm = errors.New("harm is done here")
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, to *url.URL) {
 	p.mu.Lock()
-	fault := p.fault(r)
+	fault, watch := p.fault(r), p.watch
 	p.mu.Unlock()
 	if fault.Before != nil {
 		fault.Before()
@@ -77,10 +92,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, to *url.URL) {
 		}
 		return
 	}
+	if fault.Rate > 0 {
+		r.Body = &trickle{r.Body, r.Context(), fault.Rate}
+	}
 	(&httputil.ReverseProxy{
 		// The host that was signed stays.
 		Rewrite: func(pr *httputil.ProxyRequest) { pr.Out.URL.Scheme, pr.Out.URL.Host = to.Scheme, to.Host },
 		ModifyResponse: func(a *http.Response) error {
+			watch(r, a.StatusCode)
 			if fault.Lose {
 				_, _ = io.Copy(io.Discard, a.Body)
 				return errHarm
@@ -105,6 +124,24 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, to *url.URL) {
 		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		FlushInterval: -1,
 	}).ServeHTTP(w, r)
+}
+
+// trickle is a body that comes slowly.
+type trickle struct {
+	io.ReadCloser
+	ctx  context.Context // the request's: whoever sends may give up
+	rate int64
+}
+
+func (t *trickle) Read(p []byte) (int, error) {
+	const ticks = 20 // a second
+	n, err := t.ReadCloser.Read(p[:min(int64(len(p)), max(1, t.rate/ticks))])
+	select {
+	case <-time.After(time.Duration(n) * time.Second / time.Duration(t.rate)):
+	case <-t.ctx.Done():
+		return n, context.Cause(t.ctx)
+	}
+	return n, err
 }
 
 type broken struct{}

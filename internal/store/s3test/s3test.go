@@ -82,7 +82,13 @@ type Server struct {
 // Start starts a server without buckets, and returns when it answers.
 func Start(t enginetest.TB, kind Kind) *Server {
 	t.Helper()
-	s := &Server{t: t, kind: kind, port: enginetest.FreePort(t), dir: t.TempDir(), log: filepath.Join(t.TempDir(), "log")}
+	return StartIn(t, kind, t.TempDir())
+}
+
+// StartIn starts one that has its objects below a folder.
+func StartIn(t enginetest.TB, kind Kind, dir string) *Server {
+	t.Helper()
+	s := &Server{t: t, kind: kind, port: enginetest.FreePort(t), dir: dir, log: filepath.Join(t.TempDir(), "log")}
 	for _, dir := range []string{s.Dir(), filepath.Join(s.dir, "versions")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatalf("%v", err)
