@@ -22,6 +22,7 @@ const patience = 10 * time.Minute
 type daemon struct {
 	b       *bench
 	dir     string // config, log, spool and archive
+	store   string // as the configuration has it
 	http    int
 	cmd     *exec.Cmd
 	started time.Time
@@ -36,7 +37,13 @@ type target struct {
 
 // archive starts a daemon on masters. It is killed when the run ends, if it wasn't stopped.
 func (b *bench) archive(targets ...target) *daemon {
+	return b.archiveTo("{type: disk, path: $DIR/archive}", targets...)
+}
+
+// archiveTo starts one that has another store. $DIR is the daemon's folder.
+func (b *bench) archiveTo(store string, targets ...target) *daemon {
 	d := &daemon{b: b, dir: b.folder("daemon"), http: enginetest.FreePort(b)}
+	d.store = strings.ReplaceAll(store, "$DIR", d.dir)
 	b.check(os.MkdirAll(d.dir, 0o750), "make a folder")
 	d.configure(targets...)
 	log, err := os.Create(d.path("log"))
@@ -61,8 +68,8 @@ func (b *bench) archiveOne(master *enginetest.Server) *daemon {
 // configure writes the configuration. A running daemon takes it at reload.
 func (d *daemon) configure(targets ...target) {
 	var text strings.Builder
-	fmt.Fprintf(&text, "spool: {path: %s, max_size: 20GiB, min_free: 1%%}\nstores: [{type: disk, path: %s}]\nhttp: {listen: \"127.0.0.1:%d\"}\nsources:\n",
-		d.path("spool"), d.path("archive"), d.http)
+	fmt.Fprintf(&text, "spool: {path: %s, max_size: 20GiB, min_free: 1%%}\nstores: [%s]\nhttp: {listen: \"127.0.0.1:%d\"}\nsources:\n",
+		d.path("spool"), d.store, d.http)
 	for _, t := range targets {
 		fmt.Fprintf(&text, "  - {name: %s, address: \"127.0.0.1:%d\"}\n", t.name, t.port)
 	}

@@ -14,6 +14,8 @@
 //	rdb.go      the RDB walk against redis-check-rdb, the full sync against redis-cli --rdb
 //	restore.go  restore against a copy, and both up to an engine that answers
 //	upload.go   a snapshot to S3 against the SDK's own uploader, on two servers
+//	age.go      how old the oldest byte is that S3 lacks, under load
+//	year.go     planning a restore over a year's archive on S3: time and requests
 //
 // The daemon is the real one, built from this tree, and is asked through its own status.
 package main
@@ -48,6 +50,8 @@ var measures = []struct {
 	{"fullsync", (*bench).fullSync},
 	{"restore", (*bench).restore},
 	{"upload", (*bench).upload},
+	{"age", (*bench).age},
+	{"year", (*bench).year},
 }
 
 func main() {
