@@ -35,6 +35,8 @@ func Load(ctx context.Context, files Files, source string, identities ...crypt.I
 		return nil, err
 	}
 	c := &Catalog{Source: source}
+	var all []*loader
+	var names []string
 	for len(entries) > 0 {
 		timeline, _, ok := strings.Cut(strings.TrimPrefix(entries[0].Name, source+"/"), "/")
 		prefix := source + "/" + timeline + "/"
@@ -46,8 +48,14 @@ func Load(ctx context.Context, files Files, source string, identities ...crypt.I
 			entries = entries[max(n, 1):]
 			continue
 		}
-		l := loader{files: files, identities: identities, t: &Timeline{}, prefix: prefix}
-		if err := l.load(ctx, source, timeline, entries[:n]); err == nil {
+		l := newLoader(files, source, timeline, entries[:n])
+		l.identities = identities
+		all, names = append(all, l), append(names, l.small()...)
+		entries = entries[n:]
+	}
+	small := readAhead(ctx, files, names)
+	for _, l := range all {
+		if err := l.load(ctx, small); err == nil {
 			c.Timelines = append(c.Timelines, l.t)
 		} else if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -55,7 +63,6 @@ func Load(ctx context.Context, files Files, source string, identities ...crypt.I
 			l.problems = append(l.problems, err)
 		}
 		c.Problems = append(c.Problems, l.problems...)
-		entries = entries[n:]
 	}
 	slices.SortFunc(c.Timelines, byBirth)
 	return c, nil
@@ -65,13 +72,12 @@ func byBirth(a, b *Timeline) int { return cmp.Compare(a.Timeline, b.Timeline) }
 
 // LoadTimeline makes one timeline of a source, from a listing of its own.
 func LoadTimeline(ctx context.Context, files Files, source, timeline string) (*Timeline, error) {
-	prefix := inTimeline(source, timeline, "") + "/"
-	entries, err := files.List(ctx, strings.TrimSuffix(prefix, "/"))
+	entries, err := files.List(ctx, inTimeline(source, timeline, ""))
 	if err != nil {
 		return nil, err
 	}
-	l := loader{files: files, t: &Timeline{}, prefix: prefix}
-	if err := l.load(ctx, source, timeline, entries); err != nil {
+	l := newLoader(files, source, timeline, entries)
+	if err := l.load(ctx, readAhead(ctx, files, l.small())); err != nil {
 		return nil, err
 	}
 	return l.t, nil
@@ -81,13 +87,34 @@ func LoadTimeline(ctx context.Context, files Files, source, timeline string) (*T
 type loader struct {
 	files      Files
 	identities []crypt.Identity
+	source     string
+	timeline   string
+	entries    []Entry
 	t          *Timeline
 	prefix     string
 	problems   []error
 }
 
-func (l *loader) load(ctx context.Context, source, timeline string, entries []Entry) error {
-	info, err := ReadTimeline(ctx, l.files, source, timeline)
+func newLoader(files Files, source, timeline string, entries []Entry) *loader {
+	return &loader{files: files, source: source, timeline: timeline, entries: entries, t: &Timeline{}, prefix: inTimeline(source, timeline, "") + "/"}
+}
+
+// small are the JSON files without which there is no catalog. Of a "verified" the name says enough:
+// there may be one for each day.
+func (l *loader) small() []string {
+	names := []string{l.prefix + timelineFile}
+	for _, e := range l.entries {
+		n, err := ParseEventName(strings.TrimPrefix(e.Name, l.prefix))
+		if err == nil && n.Kind != EventVerified {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
+func (l *loader) load(ctx context.Context, small ahead) error {
+	source, timeline := l.source, l.timeline
+	info, err := ReadTimeline(ctx, small, source, timeline)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = &DamageError{Name: l.prefix + timelineFile, What: "it is missing"}
 	}
@@ -97,7 +124,7 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 	l.t.TimelineInfo = info
 	sidecars := map[SnapshotName]bool{}
 	rdbs := map[SnapshotName][]Snapshot{}
-	for _, e := range entries {
+	for _, e := range l.entries {
 		name := strings.TrimPrefix(e.Name, l.prefix)
 		switch {
 		case strings.HasPrefix(name, logDir):
@@ -121,7 +148,7 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 			if err != nil {
 				continue // temporary, or not ours
 			}
-			if err := l.event(ctx, source, timeline, n); err != nil {
+			if err := l.event(ctx, small, n); err != nil {
 				return err
 			}
 		}
@@ -132,7 +159,7 @@ func (l *loader) load(ctx context.Context, source, timeline string, entries []En
 		}
 	}
 	l.t.sort()
-	for _, e := range entries {
+	for _, e := range l.entries {
 		n, sidecar, err := ParseSnapshotName(strings.TrimPrefix(e.Name, l.prefix))
 		if err == nil && sidecar && len(rdbs[n]) == 0 {
 			if err := l.lost(ctx, source, timeline, n); err != nil {
@@ -173,14 +200,13 @@ func (l *loader) exists(ctx context.Context, name string) (bool, error) {
 }
 
 // event reads an event. One that is damaged is a problem, but what its name says has happened all
-// the same; one that vanished was none. Of a "verified" the name says enough: there may be one for
-// each day.
-func (l *loader) event(ctx context.Context, source, timeline string, n EventName) error {
+// the same; one that vanished was none.
+func (l *loader) event(ctx context.Context, small ahead, n EventName) error {
 	if n.Kind == EventVerified {
 		l.t.Events = append(l.t.Events, Event{Kind: n.Kind, Offset: n.Offset, Time: n.Time})
 		return nil
 	}
-	e, err := ReadEvent(ctx, l.files, source, timeline, n)
+	e, err := ReadEvent(ctx, small, l.source, l.timeline, n)
 	var damage *DamageError
 	switch {
 	case err == nil:
@@ -197,7 +223,7 @@ func (l *loader) event(ctx context.Context, source, timeline string, n EventName
 
 func (l *loader) segment(n SegmentName, e Entry) Segment {
 	files, identities := l.files, l.identities
-	timeline := l.t.Timeline
+	timeline := l.timeline
 	s := Segment{Range: n.Range, Time0: n.Time0, Time1: n.Time1, Sum: n.Sum, Name: n.String(), Size: e.Size, Encrypted: n.Encrypted,
 		Open: func(ctx context.Context) (PieceReader, error) {
 			src, err := files.Open(ctx, e.Name)

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -74,6 +76,63 @@ func TestCatalog(t *testing.T) {
 }
 
 // What is wrong with one timeline is told, and leaves the others alone.
+// crowded lists more than there is, and counts what is opened.
+type crowded struct {
+	store.Store
+	more   []archive.Entry
+	opened atomic.Int64
+}
+
+func (c *crowded) List(ctx context.Context, dir string) ([]archive.Entry, error) {
+	entries, err := c.Store.List(ctx, dir)
+	entries = append(entries, c.more...)
+	slices.SortFunc(entries, func(a, b archive.Entry) int { return strings.Compare(a.Name, b.Name) })
+	return entries, err
+}
+
+func (c *crowded) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	c.opened.Add(1)
+	return c.Store.Open(ctx, name)
+}
+
+// What a store has after a year in which it got a segment each second, a snapshot and a verification each day, and
+// two events each month, is known after fewer than a hundred requests to S3, which lists a thousand names at once.
+func TestAYearTakesFewRequests(t *testing.T) {
+	s, _ := disk(t)
+	require.NoError(t, archive.WriteTimeline(t.Context(), s, info(0)))
+	year := &crowded{Store: s}
+	add := func(name string) { year.more = append(year.more, archive.Entry{Name: folder + "/" + name, Size: 1}) }
+	const hour = stream.Time(3_600_000)
+	segment := func(n int, t0, t1 stream.Time) {
+		add(archive.SegmentName{Range: stream.Range{From: stream.Offset(n), To: stream.Offset(n + 1)}, Time0: t0, Time1: t1}.String())
+	}
+	for n := range 365 * 24 { // joined by compaction
+		at := begin + stream.Time(n)*hour
+		segment(n, at, at+hour-1)
+		if n%24 == 0 {
+			snapshot := archive.SnapshotName{Offset: stream.Offset(n), Time: at}
+			add(snapshot.RDB())
+			add(snapshot.Sidecar())
+			add(archive.EventName{Offset: stream.Offset(n), Time: at, Kind: archive.EventVerified}.String())
+		}
+		if n%(15*24) == 0 {
+			require.NoError(t, archive.WriteEvent(t.Context(), s, "cache", timeline, archive.Event{Kind: archive.EventOutage, Offset: stream.Offset(n), Time: at, From: at - 1}))
+		}
+	}
+	for n := range 3599 { // not joined yet
+		at := begin + 365*24*hour + stream.Time(n)*1000
+		segment(365*24+n, at, at+999)
+	}
+	cat, err := archive.Load(t.Context(), year, "cache")
+	require.NoError(t, err)
+	require.Empty(t, cat.Problems)
+	require.Len(t, cat.Timelines[0].Segments, 365*24+3599)
+	require.Len(t, cat.Timelines[0].Snapshots, 365)
+	pages := len(year.more)/1000 + 1
+	t.Logf("%d pages, %d files", pages, year.opened.Load())
+	require.Less(t, pages+int(year.opened.Load()), 100)
+}
+
 func TestProblemsOfTimelines(t *testing.T) {
 	good := strings.Replace(timeline, "2026", "2025", 1)
 	for _, c := range []struct {

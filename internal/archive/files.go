@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -177,4 +179,46 @@ func readSmall(ctx context.Context, open func(context.Context, string) (io.ReadC
 		return nil, &DamageError{Name: name, What: fmt.Sprintf("it has more than %d bytes", maxJSON)}
 	}
 	return b, nil
+}
+
+// ahead are small files that were read together: one after the other, each takes the way to a bucket
+// and back.
+type ahead map[string]smallFile
+
+// smallFile is what came of reading one.
+type smallFile struct {
+	content []byte
+	err     error
+}
+
+// readAhead reads small files, some at a time. What can't be read is told by Open.
+func readAhead(ctx context.Context, files Files, names []string) ahead {
+	const atOnce = 8
+	all := make([]smallFile, len(names))
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, name := range names {
+		g.Go(func() error {
+			all[i].content, all[i].err = readSmall(ctx, files.Open, name)
+			return nil
+		})
+	}
+	_ = g.Wait() // an error is its file's
+	read := ahead{}
+	for i, name := range names {
+		read[name] = all[i]
+	}
+	return read
+}
+
+// Open gives a file that was read.
+func (a ahead) Open(_ context.Context, name string) (io.ReadCloser, error) {
+	f, known := a[name]
+	switch {
+	case !known:
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	case f.err != nil:
+		return nil, f.err
+	}
+	return io.NopCloser(bytes.NewReader(f.content)), nil
 }

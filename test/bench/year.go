@@ -70,9 +70,16 @@ func (b *bench) year() {
 				took, asked = append(took, seconds), append(asked, float64(requests.Load()))
 			}
 		}
+		const way = 30 * time.Millisecond
+		proxy.Harm(func(*http.Request) s3test.Fault { return s3test.Fault{Before: func() { time.Sleep(way) }} })
+		var far sample
+		for range b.rounds {
+			far = append(far, b.planned([]string{"--archive", url, "--source", "main", "--latest"}))
+		}
 		what := fmt.Sprintf("planning a restore in a year of one object a second, %d of them left, on %s", y.objects.Load(), kind)
 		b.bounded(what, "s", took, "–", 2, false)
 		b.bounded("requests for that", "", asked, "–", 100, false)
+		b.bounded(fmt.Sprintf("the same, where each answer comes %s later", way), "s", far, "–", 2, false)
 		server.Kill()
 	}
 }
