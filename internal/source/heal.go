@@ -14,7 +14,7 @@ import (
 
 const (
 	healEvery = 10 * time.Second // between two tries that didn't help
-	healFor   = 5 * time.Minute  // a segment gets this long: new bytes wait for it
+	healFor   = 5 * time.Minute  // a segment gets this long
 )
 
 // hole is a part of the stream that a store lacks, and that the spool has no more.
@@ -76,8 +76,9 @@ func (p *progress) whole() stream.Offset {
 	return p.stored.Offset
 }
 
-// heal brings what the spool no longer has from another store, some of it at a time. Holes are
-// noted in the store before, so that its readers know what happened.
+// heal brings what the spool no longer has from another store, some of it at a time and beside what
+// is shipped: a store that hangs as it is read holds up no other. Holes are noted in the store before,
+// so that its readers know what happened.
 func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) error {
 	for i := range p.holes {
 		h := &p.holes[i]
@@ -91,6 +92,9 @@ func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) err
 		}
 		h.noted = true
 	}
+	if err := sh.healed(); err != nil || sh.healing != nil {
+		return err
+	}
 	held, err := holdsFirst(t)
 	if err != nil {
 		return err
@@ -99,26 +103,79 @@ func (sh *shipper) heal(ctx context.Context, t *spool.Timeline, p *progress) err
 		return nil
 	}
 	p.healed = time.Now()
-	answered, pruned := 0, stream.Offset(math.MaxInt64)
+	done, holes := make(chan healed, 1), slices.Clone(p.holes)
+	go func() { done <- sh.healOnce(ctx, t, holes) }() // ship waits for it at its end
+	sh.healing = done
+	return nil
+}
+
+// healed is what came of a try to heal a timeline.
+type healed struct {
+	of       *spool.Timeline
+	got      []stream.Range // now there
+	answered bool           // all other stores have
+	pruned   stream.Offset  // what is before that, retention took in all of them
+}
+
+// healed takes note of what came of the last try, if it has ended.
+func (sh *shipper) healed() error {
+	var h healed
+	select {
+	case h = <-sh.healing:
+		sh.healing = nil
+	default:
+		return nil
+	}
+	p := sh.progress[h.of]
+	switch {
+	case !slices.Contains(sh.s.src.Timelines(), h.of):
+		return nil // the spool has let go of it
+	case len(h.got) > 0:
+		if p != nil {
+			p.holes, p.healed = without(p.holes, h.got), time.Time{} // there may be more
+		}
+		return sh.s.got(sh.n, h.of, false, h.got)
+	case h.answered && p != nil:
+		return sh.giveUp(h.of, p, h.pruned)
+	}
+	return nil
+}
+
+// without is what is left of holes.
+func without(holes []hole, got []stream.Range) []hole {
+	var left []hole
+	for _, h := range holes {
+		for _, r := range archive.Missing(segmentsOf(got), h.Range) {
+			left = append(left, hole{Range: r, cause: h.cause, noted: h.noted})
+		}
+	}
+	return left
+}
+
+// healOnce copies the beginning of a hole from the first store that has it. It works beside ship, and
+// touches nothing of its progress.
+func (sh *shipper) healOnce(ctx context.Context, t *spool.Timeline, holes []hole) healed {
+	h := healed{of: t, pruned: math.MaxInt64}
+	answers := 0
 	for _, other := range sh.s.shippers {
 		if other == sh || sh.s.failing(other.n) {
 			continue
 		}
-		helped, theirs, err := sh.healFrom(ctx, other, t, p)
+		got, pruned, err := sh.healFrom(ctx, other, t, holes)
 		if err != nil {
-			sh.s.log.Warn("a store can't be healed now", "store", sh.store.String(), "from", other.store.String(), "error", err)
+			if ctx.Err() == nil { // else it was told to stop
+				sh.s.log.Warn("a store can't be healed now", "store", sh.store.String(), "from", other.store.String(), "error", err)
+			}
 			continue
 		}
-		if helped {
-			p.healed = time.Time{} // there may be more
-			return nil
+		if len(got) > 0 {
+			h.got = got
+			return h
 		}
-		answered, pruned = answered+1, min(pruned, theirs)
+		answers, h.pruned = answers+1, min(h.pruned, pruned)
 	}
-	if answered > 0 && answered == len(sh.s.shippers)-1 {
-		return sh.giveUp(t, p, pruned)
-	}
-	return nil
+	h.answered = answers > 0 && answers == len(sh.s.shippers)-1
+	return h
 }
 
 // giveUp lets go of what no store has any more: all the others have answered, and retention took
@@ -145,39 +202,31 @@ func (sh *shipper) giveUp(t *spool.Timeline, p *progress, pruned stream.Offset) 
 }
 
 // healFrom copies the beginning of a hole from another store, and tells what retention took there.
-func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, p *progress) (helped bool, pruned stream.Offset, err error) {
+func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, holes []hole) (got []stream.Range, pruned stream.Offset, err error) {
 	ctx, cancel := context.WithTimeout(ctx, healFor)
 	defer cancel()
 	info := t.Info()
 	theirs, err := archive.LoadTimeline(ctx, other.store, info.Source, info.Timeline)
 	if err != nil {
-		return false, 0, err
+		return nil, 0, err
 	}
 	ours, err := archive.LoadTimeline(ctx, sh.store, info.Source, info.Timeline)
 	if err != nil {
-		return false, 0, err
+		return nil, 0, err
 	}
-	pruned = theirs.Pruned()
 	c := &mirror.Copier{From: other.store, To: sh.store}
-	for i, h := range p.holes {
+	for _, h := range holes {
 		part := stream.Range{From: h.From, To: min(h.To, h.From+stream.Offset(sh.s.o.Target))}
 		left, err := c.Log(ctx, theirs, ours, part)
 		if err != nil {
-			return false, pruned, err
+			return nil, theirs.Pruned(), err
 		}
-		got := archive.Missing(segmentsOf(left), part)
-		if len(got) == 0 {
-			continue // the other one hasn't got it either
+		if got = archive.Missing(segmentsOf(left), part); len(got) > 0 { // else the other one hasn't got it either
+			sh.s.log.Info("the store got what it lacked from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline, "range", part.String())
+			break
 		}
-		var rest []hole
-		for _, r := range archive.Missing(segmentsOf(got), h.Range) {
-			rest = append(rest, hole{Range: r, cause: h.cause, noted: true})
-		}
-		p.holes = slices.Replace(p.holes, i, i+1, rest...)
-		sh.s.log.Info("the store got what it lacked from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline, "range", part.String(), "holes", len(p.holes))
-		return true, pruned, sh.s.got(sh.n, t, false, got)
 	}
-	return false, pruned, nil
+	return got, theirs.Pruned(), nil
 }
 
 // failing tells whether the last pass over store n failed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,6 +57,12 @@ func (p *pair) start() {
 func (p *pair) one(n int) error {
 	sh := p.s.shippers[n]
 	sh.progress, sh.done = map[*spool.Timeline]*progress{}, map[*spool.Timeline]*broughtOf{} // it need not wait to be healed
+	defer func() {
+		if sh.healing != nil {
+			<-sh.healing
+			sh.healing = nil
+		}
+	}()
 	for range 1000 {
 		if err := sh.pass(context.Background(), true); err != nil {
 			return err
@@ -63,7 +70,7 @@ func (p *pair) one(n int) error {
 		if err := sh.bringAll(context.Background()); err != nil {
 			return err
 		}
-		busy := false
+		busy := sh.healing != nil
 		for _, t := range p.s.src.Timelines() {
 			g := sh.progress[t]
 			busy = busy || g == nil || t.Durable() != t.Boundary() || g.stored.Offset != t.Boundary().Offset || (!g.first || len(g.holes) > 0) && g.healed.IsZero()
@@ -155,6 +162,21 @@ func TestStoresThatAreAwayInTurn(t *testing.T) {
 	})
 }
 
+// deaf is a store that gives no byte of a file until it may.
+type deaf struct {
+	*store.Disk
+	until, read chan struct{}
+}
+
+func (d *deaf) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	select {
+	case d.read <- struct{}{}:
+	default:
+	}
+	<-d.until // as a disk over the network does: it minds no context
+	return d.Disk.Open(ctx, name)
+}
+
 // A hole that can't be healed yet is noted in the store, shown in the status with its cause, and
 // counted as a lag; "ack: store" doesn't go beyond it.
 func TestAHoleIsShown(t *testing.T) {
@@ -196,9 +218,24 @@ func TestAHoleIsShown(t *testing.T) {
 	require.Len(t, gaps, 1)
 	require.Contains(t, gaps[0].Cause, "hole: the spool was full while")
 
+	// As the first one answers again it hangs when it is read. What is new goes to the second meanwhile.
 	p.s.shipped[0].err = nil
+	hangs := &deaf{Disk: p.disks[0], until: make(chan struct{}), read: make(chan struct{}, 1)}
+	p.s.shippers[0].store = hangs
+	second.progress[tl].healed = time.Time{}
+	require.NoError(t, second.pass(t.Context(), true))
+	<-hangs.read
+	command()
+	require.Eventually(t, func() bool { // an fsync makes it durable by and by
+		require.NoError(t, second.pass(t.Context(), true))
+		return second.progress[tl].stored.Offset == tl.Boundary().Offset
+	}, 10*time.Second, time.Millisecond)
+	require.Len(t, p.s.Status(now).Stores[1].Holes, 1)
+	close(hangs.until)
+
 	require.NoError(t, p.one(1))
 	require.Empty(t, p.s.Status(now).Stores[1].Holes)
+	require.NoError(t, p.one(0))
 	require.Equal(t, tl.Boundary().Offset, p.s.Durable())
 	cat, err = archive.Load(t.Context(), p.disks[1], "cache")
 	require.NoError(t, err)

@@ -44,6 +44,7 @@ type shipper struct {
 	hurry    chan struct{} // capacity 1: the spool is about to be full
 	dir      string
 	progress map[*spool.Timeline]*progress
+	healing  chan healed // nil: nothing is being healed
 
 	slow *Encoders // bring's
 	mu   sync.Mutex
@@ -89,6 +90,9 @@ func (sh *shipper) ship(ctx context.Context) {
 				sh.s.log.Warn("not all was brought to the store; the spool keeps the rest", "store", sh.store.String(), "error", err)
 			}
 			cancel()
+			if sh.healing != nil {
+				<-sh.healing // what it has brought, the listing tells
+			}
 			return
 		case <-sh.hurry:
 		case <-time.After(wait):
