@@ -213,6 +213,13 @@ func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retent
 	if r.Deleted > 0 {
 		j.log.Info("retention has let go of what it doesn't keep", "source", name, "store", st.String(), "files", r.Deleted, "bytes", r.Freed)
 	}
+	src, _, err := j.fleet.reach(name)
+	if err == nil { // also where this run deleted nothing: somebody may have pruned by hand
+		err = src.Pruned(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		j.log.Warn("what can be restored since when isn't known anew", "source", name, "error", err)
+	}
 	return nil
 }
 

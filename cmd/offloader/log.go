@@ -29,7 +29,7 @@ is no offset to restore at, so all of a transaction's commands show the transact
 
 Exit codes: 0 done, also when nothing was found; 1 failed; 2 wrong usage or configuration; 3 the
 source has no archive; 4 the archive is damaged; what comes before the damage was shown.`,
-		Example: "  offloader log --key 'user:17'\n  offloader log --command FLUSHALL --from yesterday\n  offloader log --from '10m ago' --to '5m ago' --json",
+		Example: "  offloader log --key 'user:17'\n  offloader log --command FLUSHALL --from 'yesterday 00:00'\n  offloader log --from '10m ago' --to '5m ago' --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.log(cmd.Context(), f, cmd.Flags().Changed, time.Now())
@@ -118,7 +118,9 @@ func (a *app) log(ctx context.Context, f logFlags, given func(string) bool, now 
 	if before, after, outside := q.Outside(timelines); outside && err == nil {
 		out.outside(before, after)
 	}
-	return errors.Join(err, out.end(), errors.Join(c.Losses()...))
+	lost := errors.Join(c.Losses()...)
+	out.unknown = out.unknown || err != nil || lost != nil
+	return errors.Join(err, out.end(), lost)
 }
 
 func timelineNames(c *archive.Catalog) (names []string) {

@@ -134,7 +134,18 @@ func (a *app) pin(ctx context.Context, f pinFlags, given func(string) bool, now 
 		event.At = point.Time
 	}
 	t := c.Timeline(at.Timeline)
-	if t != nil && slices.ContainsFunc(t.Pins(), func(p archive.Event) bool { return p.Offset == at.Offset && p.Note == f.note }) {
+	stored, err := o.each(ctx, source)
+	if err != nil {
+		return err
+	}
+	pinned := func(t *archive.Timeline) bool {
+		return slices.ContainsFunc(t.Pins(), func(p archive.Event) bool { return p.Offset == at.Offset && p.Note == f.note })
+	}
+	lacks := func(c *archive.Catalog) bool { // it was away when the others were told
+		t := c.Timeline(at.Timeline)
+		return t != nil && !pinned(t)
+	}
+	if t != nil && pinned(t) && !slices.ContainsFunc(stored, lacks) {
 		return a.printPin(report, "is pinned already")
 	}
 	if err := o.tell(ctx, source, t, event); err != nil {
@@ -165,18 +176,28 @@ func (a *app) unpin(ctx context.Context, f pinFlags, given func(string) bool, no
 	if err != nil {
 		return err
 	}
+	stored, err := o.each(ctx, source) // one that was away may have a pin that the others have no more
+	if err != nil {
+		return err
+	}
 	var found, others []string
 	var t *archive.Timeline
 	var pin archive.Event
-	for _, one := range c.Timelines {
+	for _, one := range slices.Concat(c.Timelines, timelinesOf(stored)) {
 		if f.timeline != "" && f.timeline != one.TimelineInfo.Timeline {
 			continue
 		}
 		for _, p := range one.Pins() {
-			others = append(others, p.Offset.String())
+			if at := p.Offset.String(); !slices.Contains(others, at) {
+				others = append(others, at)
+			}
+			name := fmt.Sprintf("--timeline %s --offset %d", one.TimelineInfo.Timeline, p.Offset)
+			if slices.Contains(found, name) {
+				continue
+			}
 			if point.Kind == plan.ByOffset && p.Offset == point.Offset || point.Kind == plan.ByTime && p.From <= point.Time && point.Time <= max(p.From, p.At) {
-				t, pin = one, p
-				found = append(found, fmt.Sprintf("--timeline %s --offset %d", one.TimelineInfo.Timeline, p.Offset))
+				t, pin = c.Timeline(one.TimelineInfo.Timeline), p
+				found = append(found, name)
 			}
 		}
 	}
@@ -192,6 +213,18 @@ func (a *app) unpin(ctx context.Context, f pinFlags, given func(string) bool, no
 		return err
 	}
 	return a.printPin(pinReport{Source: source, Timeline: t.TimelineInfo.Timeline, Offset: pin.Offset, Time: pin.From, Note: pin.Note}, "is no longer pinned")
+}
+
+// each gives what every store holds by itself of a source.
+func (o *opened) each(ctx context.Context, source string) ([]*archive.Catalog, error) {
+	return ask(o, func(s store.Store) (*archive.Catalog, error) { return archive.Load(ctx, s, source, o.identity) })
+}
+
+func timelinesOf(catalogs []*archive.Catalog) (all []*archive.Timeline) {
+	for _, c := range catalogs {
+		all = append(all, c.Timelines...)
+	}
+	return all
 }
 
 func (a *app) printPin(r pinReport, what string) error {
@@ -242,6 +275,10 @@ func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e
 		}
 		waiting = absent
 		switch {
+		case len(errs) == 0 && len(waiting) == 0 && o.missed != nil:
+			return &hintedError{o.missed, "the other stores know of it: say the same again when that one is back"}
+		case len(errs) > 0 && len(errs) < len(o.stores):
+			return &hintedError{errors.Join(errs...), "the other stores know of it: say the same again when that one is back"}
 		case len(errs) > 0 || len(waiting) == 0:
 			return errors.Join(errs...)
 		case tries < lookTries:

@@ -18,10 +18,10 @@ func (a *app) releaseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release",
 		Short: "Give a suspect timeline, and what came before it, back to retention",
-		Long: `Say that you have looked at what happened to a source: a master that came back empty, shrunken or
-rewound, or a failover that lost writes. Until then its timeline, what came before it, and the
-writes that were lost are kept from retention; a suspect timeline is also passed over by restore
-and log unless it is named.
+		Long: `Say that you have looked at what happened to a source: a failover that lost writes, or a timeline that
+is marked as suspect (this version marks none by itself, so a master that came back empty is not
+found out). Until then its timeline, what came before it, and the writes that were lost are kept from
+retention; a suspect timeline is also passed over by restore and log unless it is named.
 
 Without --timeline all that waits is released; with it, that timeline, and what its parent lost to
 it. See offloader list.
@@ -60,6 +60,21 @@ func (a *app) release(ctx context.Context, source, timeline string, now time.Tim
 	wanted, err := waiting(before, timeline)
 	if err != nil {
 		return err
+	}
+	stored, err := o.each(ctx, source) // one that was away may not have been told
+	if err != nil {
+		return err
+	}
+	for _, c := range stored {
+		more, err := waiting(c, timeline)
+		if err != nil {
+			continue // it has no such timeline
+		}
+		for _, t := range more {
+			if t := before.Timeline(t.TimelineInfo.Timeline); t != nil && !slices.Contains(wanted, t) {
+				wanted = append(wanted, t)
+			}
+		}
 	}
 	report := releaseReport{Source: source, Released: []string{}, Returned: []string{}}
 	for _, t := range wanted {

@@ -185,7 +185,30 @@ func (c *chooser) latest() (*Aim, error) {
 		last := ch.steps[n-1].end()
 		return nil, c.unreachable(fmt.Sprintf("the last one held is %s, but no snapshot leads there: %s", last, ch.missing(end.Offset)), &end, nil)
 	}
-	return c.aim(ch, end), nil
+	aim := c.aim(ch, end)
+	if before := c.historyBefore(ch); before != nil {
+		aim.Notes = append(aim.Notes, fmt.Sprintf("it began anew, with what the master had then; what was there before, up to %s: --timeline %s", before.last().to, before.TimelineInfo.Timeline))
+	}
+	return aim, nil
+}
+
+// historyBefore is the newest chain that ch begins anew from: what a master had before it came back with
+// other data, say. nil where ch is the first history, or continues the one before, or was released:
+// somebody has looked at it.
+func (c *chooser) historyBefore(ch *chain) (best *chain) {
+	if slices.ContainsFunc(ch.parts[0].Events, func(e archive.Event) bool { return e.Kind == archive.EventRelease }) {
+		return nil
+	}
+	root := ch.parts[0].TimelineInfo.Timeline
+	for _, other := range c.chains {
+		if other.last() == nil || other.parts[0].TimelineInfo.Timeline >= root { // names sort by birth
+			continue
+		}
+		if best == nil || other.heard() > best.heard() {
+			best = other
+		}
+	}
+	return best
 }
 
 // byTime takes the last-born chain that holds the time, else the end of the newest if the time is

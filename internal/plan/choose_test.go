@@ -218,6 +218,12 @@ func TestNotesSayHowAPointWasUnderstood(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"timeline s is suspect and was passed over: --timeline s takes it"}, aim.Notes)
 
+	anew := timeline("s", id('c'), 0, only(snap(0, 300)), seg(0, 150, 300, 310))
+	aim, err = Choose(catalog(plain(), anew), Request{})
+	require.NoError(t, err)
+	require.Equal(t, "s", aim.Timeline.TimelineInfo.Timeline)
+	require.Equal(t, []string{"it began anew, with what the master had then; what was there before, up to offset 400 (1970-01-01T00:00:40.000Z): --timeline a"}, aim.Notes)
+
 	suspect.Events = append(suspect.Events, archive.Event{Kind: "release", Time: 400 * second})
 	aim, err = Choose(catalog(plain(), suspect), Request{})
 	require.NoError(t, err)

@@ -28,6 +28,9 @@ const timeForms = `say it as 2006-01-02T15:04:05Z (RFC 3339), "2006-01-02 15:04:
 // and so is a local time that occurs twice or never because clocks were changed then.
 func ParseTime(s string, now time.Time, loc *time.Location) (time.Time, error) {
 	text := strings.TrimSpace(s)
+	if bare, utc := strings.CutSuffix(text, " UTC"); utc { // as times are printed where local is UTC
+		text, loc = bare, time.UTC
+	}
 	word, rest, spaced := strings.Cut(text, " ")
 	switch lower := strings.ToLower(text); {
 	case lower == "now":

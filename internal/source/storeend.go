@@ -182,6 +182,48 @@ func cursorIn(ctx context.Context, seg archive.Segment, at stream.Offset) (strea
 	return lastBoundary(r, seg.From, at)
 }
 
+// Pruned finds anew from when on every moment can be restored: retention has been at work in a store. A
+// listing beside a compaction may show a hole that isn't there, so there are two.
+func (s *Source) Pruned(ctx context.Context) error {
+	s.mu.Lock()
+	cur := s.cur
+	s.mu.Unlock()
+	if cur == nil {
+		return nil
+	}
+	var since stream.Time
+	for range 2 {
+		views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
+		if err != nil {
+			return err
+		}
+		cat, err := s.load(ctx)
+		if err != nil {
+			return err
+		}
+		for _, v := range views {
+			cat.Add(v)
+		}
+		t := cat.Timeline(cur.Info().Timeline)
+		if t == nil {
+			return nil
+		}
+		windows, err := cat.Windows(t)
+		if err != nil || len(windows) == 0 {
+			return err
+		}
+		if from := windows[len(windows)-1].From.Time; since == 0 || from < since {
+			since = from
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == cur {
+		s.since = max(s.since, since)
+	}
+	return nil
+}
+
 // lookBack finds from when on every moment of the spool's timeline can be restored, and its last
 // snapshot. Where nothing leads to what is being archived, that must be told, and loudly.
 func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) error {
