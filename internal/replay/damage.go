@@ -3,6 +3,7 @@ package replay
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/plan"
@@ -21,6 +22,14 @@ type DamagedError struct {
 func (e *DamagedError) Error() string { return e.Source + ": " + e.Damage.Error() }
 
 func (e *DamagedError) Unwrap() error { return e.Damage }
+
+// unreadError says that a store doesn't give a file that another store has too.
+type unreadError struct {
+	error
+	aside func(*archive.Catalog) *archive.Catalog
+}
+
+func (e *unreadError) Unwrap() error { return e.error }
 
 // Hint names what can be had without the file.
 func (e *DamagedError) Hint() string {
@@ -41,21 +50,25 @@ func (e *DamagedError) Hint() string {
 // damaged adds the way round a step's segment to an error that says damage, and leaves others as
 // they are.
 func damaged(aim *plan.Aim, err error, step plan.Step) error {
-	return withWay(aim, err, func() plan.Detour { return aim.WithoutSegment(step) },
+	return withWay(aim, err, step.Segment.Elsewhere(), func() plan.Detour { return aim.WithoutSegment(step) },
 		func(c *archive.Catalog) *archive.Catalog { return c.WithoutSegment(step.Timeline, step.Segment) })
 }
 
 // DamagedSnapshot gives an error that says damage of r's snapshot the way round it, and leaves
 // others as they are.
 func (r *Replay) DamagedSnapshot(err error) error {
-	return withWay(r.aim, err, func() plan.Detour { return r.aim.WithoutSnapshot(r.From.Timeline, r.Snapshot) },
+	return withWay(r.aim, err, r.Snapshot.Elsewhere(), func() plan.Detour { return r.aim.WithoutSnapshot(r.From.Timeline, r.Snapshot) },
 		func(c *archive.Catalog) *archive.Catalog { return c.WithoutSnapshot(r.From.Timeline, r.Snapshot) })
 }
 
-func withWay(aim *plan.Aim, err error, way func() plan.Detour, aside func(*archive.Catalog) *archive.Catalog) error {
+func withWay(aim *plan.Aim, err error, elsewhere bool, way func() plan.Detour, aside func(*archive.Catalog) *archive.Catalog) error {
 	var damage *archive.DamageError
-	var already *DamagedError
-	if !errors.As(err, &damage) || errors.As(err, &already) {
+	switch {
+	case errors.As(err, new(*DamagedError)), errors.As(err, new(*unreadError)):
+		return err
+	case !errors.As(err, &damage) && elsewhere && !errors.Is(err, fs.ErrNotExist):
+		return &unreadError{err, aside}
+	case damage == nil:
 		return err
 	}
 	return &DamagedError{Source: aim.Source, Damage: damage, Way: way(), aside: aside}

@@ -10,7 +10,7 @@
 // Every file that is read is read to its end, also one that is left in the middle, since the
 // checksum that tells damage stands there. A damaged file is set aside, said so, and the same point is
 // reached by others, if there are any: another store's, those that it was joined from, an older
-// snapshot and the log. Else it is a *DamagedError, which names the file and the nearest points that
+// snapshot and the log. So is one that a store doesn't give and another one has. Else it is a *DamagedError, which names the file and the nearest points that
 // don't need it.
 package replay
 
@@ -30,7 +30,7 @@ type Replay struct {
 	*plan.Plan
 	Info  archive.SnapshotInfo // of the snapshot
 	Match *Match               // the command found, nil unless the point is before one
-	Aside []*DamagedError      // files that were set aside on the way here; Notes tell of them
+	Aside []error              // why files were set aside on the way here; Notes tell of them
 
 	aim  *plan.Aim
 	load func(context.Context) (*archive.Catalog, error)
@@ -53,37 +53,46 @@ func (r *Replay) Start() stream.Cursor {
 // if names don't lead to the point, or a file that use needed was gone or damaged: then use must begin
 // anew. load lists what there is of the source; it opens the spool before it lists stores.
 func Run(ctx context.Context, load func(context.Context) (*archive.Catalog, error), req plan.Request, use func(context.Context, *Replay) error) error {
-	var aside []*DamagedError
+	var aside []setAside
 	sound := func(ctx context.Context) (*archive.Catalog, error) {
 		cat, err := load(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range aside {
-			cat = d.aside(cat)
+			cat = d.without(cat)
 		}
 		return cat, nil
 	}
 	told := func(ctx context.Context, r *Replay) error {
-		r.Aside = aside
 		for _, d := range aside {
-			r.Notes = append(r.Notes, d.Damage.Error()+"; the same was read from elsewhere")
+			r.Aside = append(r.Aside, d.why)
+			r.Notes = append(r.Notes, d.why.Error()+"; the same was read from elsewhere")
 		}
 		return use(ctx, r)
 	}
 	for listed := 1; ; listed++ {
 		tries, err := once(ctx, sound, req, told)
 		var damage *DamagedError
+		var unread *unreadError
 		switch {
 		case errors.As(err, &damage) && damage.Way.Same && len(aside) < damages && ctx.Err() == nil:
-			aside, listed = append(aside, damage), 0
+			aside, listed = append(aside, setAside{damage.Damage, damage, damage.aside}), 0
+		case errors.As(err, &unread) && len(aside) < damages && ctx.Err() == nil:
+			aside, listed = append(aside, setAside{unread.error, unread.error, unread.aside}), 0
 		case listed < tries && ctx.Err() == nil:
 		case len(aside) > 0 && errors.As(err, new(*plan.UnreachableError)):
-			return aside[len(aside)-1] // what took its place is gone meanwhile
+			return aside[len(aside)-1].err // what took its place is gone meanwhile
 		default:
 			return err
 		}
 	}
+}
+
+// setAside is a file that is done without.
+type setAside struct {
+	why, err error // what to say of it, and what to return where nothing takes its place
+	without  func(*archive.Catalog) *archive.Catalog
 }
 
 // once says how often one should try before its error is to be believed.

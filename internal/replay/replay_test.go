@@ -532,12 +532,30 @@ func TestDamageThatOtherFilesMakeUpFor(t *testing.T) {
 		require.Contains(t, g.Notes[0], "x is damaged: its CRC64 is wrong; the same was read from elsewhere")
 	}
 
+	// A store that lists a file and doesn't give it.
+	refused := errors.New("access is denied")
+	denied, whole := held(l, 900, 0, 7, half), held(l, 900, 0, 7, half)
+	denied.Timelines[0].Segments[1].Open = func(context.Context) (archive.PieceReader, error) { return nil, refused }
+	denied.Timelines[0].Snapshots[0].Open = func(context.Context) (io.ReadCloser, error) { return nil, refused }
+	denied.Add(whole.Timelines[0])
+	g, err := run(t.Context(), always(denied), plan.Request{})
+	require.NoError(t, err)
+	require.Equal(t, string(l.Data), g.log)
+	require.Equal(t, "RDB", g.rdb)
+	require.Len(t, g.Notes, 2)
+	both, other := held(l, 900, 0, 7, half), held(l, 900, 0, 7, half)
+	both.Timelines[0].Segments[1].Open = denied.Timelines[0].Segments[1].Open
+	other.Timelines[0].Segments[1].Open = denied.Timelines[0].Segments[1].Open
+	both.Add(other.Timelines[0])
+	_, err = run(t.Context(), always(both), plan.Request{})
+	require.ErrorIs(t, err, refused)
+
 	// Where all copies are damaged, it is said as of one.
 	worst := held(l, 900, 0, 7, half)
 	worst.Timelines[0].Segments[0].Open = joined.Segments[0].Open
 	third.Segments[0].Open = joined.Segments[0].Open
 	worst.Add(&third)
-	_, err := run(t.Context(), always(worst), plan.Request{})
+	_, err = run(t.Context(), always(worst), plan.Request{})
 	var hinted interface{ Hint() string }
 	require.ErrorAs(t, err, &hinted)
 	require.Contains(t, hinted.Hint(), "without that file, offset 0")

@@ -23,8 +23,8 @@ import (
 	"github.com/robfig/cron/v3"
 )
 
-// shortest is the least that lies between two runs of "@every": cron lines know no less either.
-const shortest = time.Minute
+// shortest is the least that lies between two runs of "@every".
+const shortest = time.Second
 
 // Schedule is when something is due. The zero Schedule is never.
 type Schedule struct {
@@ -68,9 +68,11 @@ func Parse(text string) (Schedule, error) {
 	}
 	switch c := parsed.(type) {
 	case cron.ConstantDelaySchedule:
-		if s.every = c.Delay; s.every < shortest { // the parser makes 1s of "-5m"
-			return fail("the shortest that can be kept is @every 1m")
+		// The parser makes 1s of what is less, "-5m" too.
+		if d, err := time.ParseDuration(strings.TrimSpace(strings.TrimPrefix(line, "@every"))); err != nil || d < shortest {
+			return fail("the shortest that can be kept is @every 1s")
 		}
+		s.every = c.Delay
 	case *cron.SpecSchedule:
 		s.spec = *c
 		s.spec.Location = time.UTC

@@ -117,6 +117,7 @@ func TestLongest(t *testing.T) {
 		"TZ=UTC 0 9-17 * * 1-5":      64 * time.Hour,
 		"TZ=UTC */7 * * * *":         7 * time.Minute,
 		"@every 6h":                  6 * time.Hour,
+		"@every 5s":                  5 * time.Second,
 		"TZ=UTC @monthly":            31 * 24 * time.Hour,
 	} {
 		s, err := Parse(line)
@@ -146,8 +147,8 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		"@sometimes":                   "there is @hourly, @daily",
 		"@every":                       "there is @hourly, @daily",
 		"@every soon":                  "there is @hourly, @daily",
-		"@every 500ms":                 "the shortest that can be kept is @every 1m",
-		"@every -5m":                   "the shortest that can be kept is @every 1m",
+		"@every 500ms":                 "the shortest that can be kept is @every 1s",
+		"@every -5m":                   "the shortest that can be kept is @every 1s",
 		"CRON_TZ=Europe/Berlin":        "it has 0 fields",
 		"TZ=":                          `there is no time zone ""`,
 		"TZ= 0 4 * * *":                `there is no time zone ""`,

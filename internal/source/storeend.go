@@ -67,6 +67,9 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 	}
 	cat, err := s.load(ctx)
 	if err != nil {
+		if cur != nil && cat != nil {
+			s.newestSnapshot(cat.Timeline(cur.Info().Timeline)) // as far as it is known
+		}
 		return nil, nil, err
 	}
 	names := map[string]bool{}
@@ -250,17 +253,26 @@ func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) error {
 		s.log.Error("what is being archived can't be restored", "timeline", t.Timeline, "cause", broken)
 	}
 	s.mu.Lock()
+	if s.cur == cur {
+		s.broken = broken
+		if n := len(windows); n > 0 && s.since == 0 {
+			s.since = windows[n-1].From.Time
+		}
+	}
+	s.mu.Unlock()
+	s.newestSnapshot(t)
+	return nil
+}
+
+// newestSnapshot takes note of a timeline's, if it is the one that is written.
+func (s *Source) newestSnapshot(t *archive.Timeline) {
+	if t == nil || len(t.Snapshots) == 0 {
+		return
+	}
+	last := t.Snapshots[len(t.Snapshots)-1]
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cur != cur {
-		return nil
-	}
-	s.broken = broken
-	if n := len(windows); n > 0 && s.since == 0 {
-		s.since = windows[n-1].From.Time
-	}
-	if n := len(t.Snapshots); n > 0 && s.snapshot == nil {
-		last := t.Snapshots[n-1]
+	if s.cur != nil && s.cur.Info().Timeline == t.Timeline && (s.snapshot == nil || s.snapshot.Offset < last.Offset) {
 		s.snapshot = &Moment{Offset: last.Offset, Time: last.Time}
 	}
-	return nil
 }

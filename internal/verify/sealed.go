@@ -18,10 +18,10 @@ func (s *source) isSealed(encrypted bool) bool { return encrypted && !s.o.Opens 
 
 func (s *source) storedSegment(ctx context.Context, file string, want uint64) (*read, error) {
 	sum := crcSum(0)
-	if _, err := s.copyTo(ctx, &sum, file); err != nil {
-		return nil, err
-	}
 	r := &read{file: file, sealed: true}
+	if _, err := s.copyTo(ctx, &sum, file); err != nil {
+		return r.damaged(err)
+	}
 	if uint64(sum) != want {
 		r.wrong = fmt.Sprintf("its CRC64 is %016x, its name says %016x", uint64(sum), want)
 	}
@@ -30,17 +30,27 @@ func (s *source) storedSegment(ctx context.Context, file string, want uint64) (*
 
 func (s *source) storedSnapshot(ctx context.Context, file string, info archive.SnapshotInfo) (*read, error) {
 	sum := sha256.New()
+	r := &read{file: file, sealed: true}
 	n, err := s.copyTo(ctx, sum, file)
 	if err != nil {
-		return nil, err
+		return r.damaged(err)
 	}
-	r := &read{file: file, sealed: true}
 	switch {
 	case n != info.StoredBytes:
 		r.wrong = fmt.Sprintf("it has %d bytes, the sidecar says %d", n, info.StoredBytes)
 	case hex.EncodeToString(sum.Sum(nil)) != info.StoredSHA256:
 		r.wrong = "its SHA-256 is not that of the sidecar"
 	}
+	return r, nil
+}
+
+// damaged takes note of damage that the store itself has found; other errors are no word on the file.
+func (r *read) damaged(err error) (*read, error) {
+	var damage *archive.DamageError
+	if !errors.As(err, &damage) {
+		return nil, err
+	}
+	r.wrong = damage.What
 	return r, nil
 }
 
