@@ -27,7 +27,8 @@ and rules, nor a pin, nor something that waits for a release needs. After it, th
 any more; --dry-run says what would go, what would stay, and why, and deletes nothing.
 
 A daemon may be at work on the archive meanwhile. Killed at any moment, a prune leaves all that is
-to be kept, and the next one goes on. What the store keeps under a lock stays, and is told.
+to be kept, and the next one goes on. What the store keeps under a lock stays, and is told;
+--dry-run doesn't ask for locks.
 
 Exit codes: 0 done, also where locked files stay; 1 failed, or the store lets us delete nothing;
 2 wrong usage or configuration, or it has no retention; 4 something in the archive is damaged, so
@@ -151,6 +152,9 @@ func pruneStore(ctx context.Context, where config.Store, source string, p retent
 	}
 	report := &prunedStore{Name: s.String(), From: r.From, Files: []prunedFile{}, Kept: []prunedKept{}, Deleted: prunedTotal{r.Deleted, r.Freed}}
 	for _, f := range r.Files {
+		if f.Goes && !dryRun && !r.Gone(f) {
+			f.Goes, f.Why = false, "the store keeps it, or a file that it belongs to"
+		}
 		report.Files = append(report.Files, prunedFile{f.Name, f.Timeline, f.Kind, f.At.From, f.At.To, f.Size, f.Goes, f.Why})
 		if f.Goes {
 			report.Going.add(f.Size)

@@ -189,8 +189,8 @@ func (c *chain) last() *window {
 // own yet is not younger than its parent.
 func (c *chain) heard() stream.Time {
 	var t stream.Time
-	if w := c.last(); w != nil {
-		t = w.from.Time
+	for _, s := range c.snapshots() {
+		t = max(t, s.Time)
 	}
 	if n := len(c.steps); n > 0 {
 		s := c.steps[n-1]

@@ -29,7 +29,12 @@ type Result struct {
 	Freed   int64 // bytes
 	Kept    []Kept
 	Refused error // why the store lets us delete nothing: retention is somebody else's job there
+
+	gone map[string]bool // names of files
 }
+
+// Gone tells whether a file was deleted.
+func (r *Result) Gone(f File) bool { return r.gone[f.Name] }
 
 // Kept is a file that would have gone, and that the store keeps.
 type Kept struct {
@@ -108,6 +113,7 @@ func Run(ctx context.Context, s Store, source string, p Policy, now stream.Time)
 
 // deleteAll deletes what goes, if it is among those that may.
 func (r *Result) deleteAll(ctx context.Context, s Store, may map[string]bool) error {
+	r.gone = map[string]bool{}
 	stuck := map[string]bool{} // timelines, and snapshots, of which something stays after all
 	for _, f := range r.Going {
 		base, _, _ := strings.Cut(strings.TrimSuffix(f.Name, ".json"), ".rdb") // of a snapshot's two files
@@ -137,6 +143,7 @@ func (r *Result) delete(ctx context.Context, s Store, f File) error {
 	}
 	r.Deleted++
 	r.Freed += f.Size
+	r.gone[f.Name] = true
 	return nil
 }
 
