@@ -83,7 +83,8 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 	for _, v := range views {
 		cat.Add(v)
 	}
-	return nil, names, s.lookBack(cat, cur)
+	s.lookBack(cat, cur)
+	return nil, names, nil
 }
 
 // load unites what all stores hold. Each must answer: one that doesn't may have the newest.
@@ -229,10 +230,10 @@ func (s *Source) Pruned(ctx context.Context) error {
 
 // lookBack finds from when on every moment of the spool's timeline can be restored, and its last
 // snapshot. Where nothing leads to what is being archived, that must be told, and loudly.
-func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) error {
+func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) {
 	t := cat.Timeline(cur.Info().Timeline)
 	if t == nil { // it got another name meanwhile, or is gone
-		return nil
+		return
 	}
 	windows, err := cat.Windows(t)
 	broken := ""
@@ -261,7 +262,6 @@ func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) error {
 	}
 	s.mu.Unlock()
 	s.newestSnapshot(t)
-	return nil
 }
 
 // newestSnapshot takes note of a timeline's, if it is the one that is written.
