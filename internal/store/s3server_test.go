@@ -125,6 +125,8 @@ func TestS3Locks(t *testing.T) {
 		o.LockMode, o.LockFor = "GOVERNANCE", time.Hour
 		locking := openS3(t, o)
 
+		list, read, put := locking.Try(t.Context())
+		require.NoError(t, errors.Join(list, read, put))
 		large := sized(17 << 20)
 		require.NoError(t, locking.Put(t.Context(), "small", strings.NewReader("x")))
 		require.NoError(t, locking.Put(t.Context(), "large", stream{bytes.NewReader(large)}))
@@ -225,6 +227,28 @@ func TestS3Settings(t *testing.T) {
 	// Encryption is asked for, and this server has no keys to do it with.
 	o.Encryption, o.KMSKeyID = "aws:kms", "a-key"
 	require.ErrorContains(t, openS3(t, o).Put(t.Context(), "encrypted", strings.NewReader("x")), "(NotImplemented)")
+
+	// What can't be kept so is told before anything is archived, and nothing is left of the question.
+	for what, change := range map[string]func(*store.S3Options){
+		"(NotImplemented)": func(*store.S3Options) {},
+		"StorageClass":     func(o *store.S3Options) { o.Encryption, o.KMSKeyID, o.StorageClass = "", "", "NONSENSE" },
+		"Lock": func(o *store.S3Options) {
+			o.Encryption, o.KMSKeyID, o.LockMode, o.LockFor = "", "", "GOVERNANCE", time.Hour
+		},
+	} {
+		wrong := o
+		change(&wrong)
+		list, read, put := openS3(t, wrong).Try(t.Context())
+		require.NoError(t, list)
+		require.NoError(t, read)
+		require.ErrorContains(t, put, what)
+	}
+	o.Encryption, o.KMSKeyID = "", ""
+	list, read, put := openS3(t, o).Try(t.Context())
+	require.NoError(t, errors.Join(list, read, put))
+	all, err := openS3(t, o).List(t.Context(), "")
+	require.NoError(t, err)
+	require.Len(t, all, 2)
 }
 
 // A stream of any length takes two buffers.

@@ -7,9 +7,11 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
 // trial is what Try asks for. It is hidden, and never there.
@@ -17,7 +19,7 @@ const trial = ".offloader-check"
 
 // Try tells what keeps us from listing, reading and putting: nil is nothing. It leaves nothing in
 // the bucket. Reading is tried on an object that isn't there, and putting with a wrong checksum:
-// a service looks at rights first, and then refuses it. Deleting isn't tried, since where there
+// a service looks at rights first, and at how an object is to be kept, and then refuses it. Deleting isn't tried, since where there
 // are versions even the deletion of nothing leaves a mark.
 func (s *S3) Try(ctx context.Context) (list, read, put error) {
 	list = s.call(ctx, "list", "", s.o.Timeout, func(ctx context.Context, _ int) error {
@@ -38,10 +40,17 @@ func (s *S3) Try(ctx context.Context) (list, read, put error) {
 		read = nil
 	}
 	const body = "offloader check"
+	var lock *time.Time // a short one, should the service keep it after all
+	if s.o.LockMode != "" {
+		lock = aws.Time(time.Now().Add(time.Minute))
+	}
 	put = s.call(ctx, "put", trial, s.o.Timeout, func(ctx context.Context, _ int) error {
 		_, err := s.client.PutObject(ctx, &s3.PutObjectInput{
 			Bucket: s.bucket(), Key: s.key(trial), Body: strings.NewReader(body), IfNoneMatch: aws.String("*"),
 			ChecksumCRC32: crc(^crc32.ChecksumIEEE([]byte(body))),
+			Tagging:       s.tagging(), StorageClass: types.StorageClass(s.o.StorageClass),
+			ServerSideEncryption: types.ServerSideEncryption(s.o.Encryption), SSEKMSKeyId: given(s.o.KMSKeyID),
+			ObjectLockMode: types.ObjectLockMode(s.o.LockMode), ObjectLockRetainUntilDate: lock,
 		})
 		return err
 	})
