@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/mirror"
 	"github.com/offloader/offloader/internal/store"
 )
@@ -50,6 +53,9 @@ type copied struct {
 func (a *app) copy(ctx context.Context, name, to string) error {
 	from, err := a.openArchive(ctx)
 	if err != nil {
+		return err
+	}
+	if err := from.apartFrom(to); err != nil {
 		return err
 	}
 	dest, err := store.OpenURL(ctx, to, store.Options{Write: true, Now: time.Now()})
@@ -102,4 +108,30 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 		err = a.term.print("%s: %s in %s files were copied; %s", done.To, size(done.Bytes), count(done.Files), whole)
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// apartFrom refuses a folder that is one of the archive's, or lies in it.
+func (o *opened) apartFrom(to string) error {
+	where, err := place(to)
+	if err != nil || where.Type != config.TypeDisk {
+		return err
+	}
+	dest, err := filepath.Abs(where.Path)
+	if err != nil {
+		return err
+	}
+	for _, folder := range o.folders {
+		folder, err := filepath.Abs(folder)
+		if err != nil {
+			return err
+		}
+		switch in, err := filepath.Rel(folder, dest); {
+		case err != nil || in == ".." || strings.HasPrefix(in, "../"):
+		case in == ".":
+			return usagef("name another one", "--to is this archive itself")
+		default:
+			return usagef("name another one", "--to lies in this archive, where only offloader's own files belong")
+		}
+	}
+	return nil
 }

@@ -83,7 +83,9 @@ func (a *app) takeSnapshot(ctx context.Context, spool, source string) error {
 		return err
 	}
 	a.term.say("taking a snapshot of %s; the stores get it then", source)
+	waits := a.tellWaiting(ctx, spool, source)
 	response, err := client.Do(request)
+	waits()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -113,6 +115,33 @@ func (a *app) takeSnapshot(ctx context.Context, spool, source string) error {
 		stores = fmt.Sprintf("all %d stores have it", taken.Stores)
 	}
 	return a.term.print("%s: snapshot at %s, offset %d; %s, after %s", taken.Source, clock(taken.Time.Go()), taken.Offset, stores, span(toDuration(taken.Took)))
+}
+
+// tellWaiting tells, after some seconds, which stores keep somebody waiting, until it is told to end.
+func (a *app) tellWaiting(ctx context.Context, spool, source string) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(5 * time.Second):
+		}
+		var report httpapi.Report
+		text, err := askDaemon(ctx, spool, "")
+		if err != nil || json.Unmarshal(text, &report) != nil {
+			return // who waits for the daemon hears of it
+		}
+		for _, s := range report.Sources {
+			for _, st := range s.Stores {
+				if s.Name == source && st.Error != "" {
+					a.term.say("waiting for %s: %s; what is taken is safe in the spool meanwhile", st.Name, st.Error)
+				}
+			}
+		}
+	}()
+	return func() { cancel(); <-told }
 }
 
 // reach gives a source, and how to reach the replica of it that snapshots are taken of, nil for the
