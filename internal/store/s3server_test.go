@@ -41,8 +41,8 @@ func TestS3ServerGoes(t *testing.T) {
 		s := openS3(t, o)
 		patient := o
 		patient.Timeout = 10 * time.Second
-		large := sized(9 << 20)
-		require.NoError(t, openS3(t, patient).Put(t.Context(), "here", bytes.NewReader(large)))
+		large, here := sized(9<<20), sized(40<<20) // more than sockets hold: what has left the server is read all the same
+		require.NoError(t, openS3(t, patient).Put(t.Context(), "here", bytes.NewReader(here)))
 		reader, err := s.Open(t.Context(), "here")
 		require.NoError(t, err)
 
@@ -71,14 +71,14 @@ func TestS3ServerGoes(t *testing.T) {
 		server.Pause()
 		check("has not answered within 2s", "does the service hang")
 		server.Resume()
-		require.Equal(t, large, (&rig{store: openS3(t, patient)}).read(t, "here"))
+		require.True(t, bytes.Equal(here, (&rig{store: openS3(t, patient)}).read(t, "here")))
 		require.NoError(t, reader.Close())
 
 		delete(all, "read")
 		server.Kill()
 		check("nothing listens at "+server.Addr(), "does the service run")
 		server.Restart()
-		require.Equal(t, large, (&rig{store: openS3(t, patient)}).read(t, "here"))
+		require.True(t, bytes.Equal(here, (&rig{store: openS3(t, patient)}).read(t, "here")))
 	})
 }
 
