@@ -24,7 +24,7 @@ var rooms = []string{
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/crypt", "internal/archive", "internal/stale", "internal/mirror", "internal/store", "internal/export",
 	"internal/syncer", "internal/relay", "internal/spool", "internal/source",
-	"internal/plan", "internal/replay", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
+	"internal/plan", "internal/replay", "internal/feed", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
 	"internal/check", "internal/config", "internal/heartbeat", "internal/httpapi",
 	"cmd/offloader",
 }
@@ -34,6 +34,7 @@ var rooms = []string{
 var strangers = [][2]string{
 	{"internal/plan", "internal/spool"}, {"internal/plan", "internal/store"}, {"internal/plan", "internal/source"},
 	{"internal/replay", "internal/spool"}, {"internal/replay", "internal/store"}, {"internal/replay", "internal/source"},
+	{"internal/feed", "internal/spool"}, {"internal/feed", "internal/store"}, {"internal/feed", "internal/source"},
 	{"internal/restore", "internal/spool"}, {"internal/restore", "internal/store"}, {"internal/restore", "internal/source"},
 	{"internal/history", "internal/spool"}, {"internal/history", "internal/store"},
 	{"internal/verify", "internal/spool"}, {"internal/verify", "internal/store"}, {"internal/verify", "internal/source"},

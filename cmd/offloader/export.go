@@ -162,7 +162,7 @@ func noMaster(err error) error {
 
 // exportPoint exports a snapshot of the archive.
 func (a *app) exportPoint(ctx context.Context, c *config.Config, f exportFlags, to export.Template, given func(string) bool, now time.Time) (*export.Report, error) {
-	point, err := restoreFlags{at: f.at, offset: f.offset, latest: f.latest}.point(func(name string) bool { return name != "before" && given(name) }, now)
+	point, err := pointFlags{at: f.at, offset: f.offset, latest: f.latest}.point(func(name string) bool { return name != "before" && given(name) }, now)
 	if err != nil {
 		return nil, err
 	}

@@ -80,6 +80,7 @@ func (a *app) commands() []*cobra.Command {
 		a.listCommand(),
 		a.logCommand(),
 		a.restoreCommand(),
+		a.serveCommand(),
 		a.exportCommand(),
 		a.pinCommand(),
 		a.unpinCommand(),
@@ -93,7 +94,7 @@ func (a *app) commands() []*cobra.Command {
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"serve", "promote"}
+var laterCommands = []string{"promote"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

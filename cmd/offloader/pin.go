@@ -38,7 +38,7 @@ func (f pinFlags) point(given func(string) bool, now time.Time) (plan.Point, err
 	if given("at") == given("offset") {
 		return plan.Point{}, usagef("", "say which point: --at or --offset, one of them")
 	}
-	return restoreFlags{at: f.at, offset: f.offset}.point(func(name string) bool { return (name == "at" || name == "offset") && given(name) }, now)
+	return pointFlags{at: f.at, offset: f.offset}.point(func(name string) bool { return (name == "at" || name == "offset") && given(name) }, now)
 }
 
 func (a *app) pinCommand() *cobra.Command {

@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,8 +15,9 @@ import (
 
 // restoreFlags are what a user aims at, and where it goes.
 type restoreFlags struct {
-	at, offset, before, source, timeline, output, format string
-	latest, dryRun                                       bool
+	pointFlags
+	output, format string
+	dryRun         bool
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -45,15 +43,10 @@ left in the output folder.`,
 		Args: noArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.at, "at", "", "the last moment not after `TIME`")
-	flags.StringVar(&f.offset, "offset", "", "the boundary at offset `N`")
-	flags.StringVar(&f.before, "before", "", "just before the last `COMMAND` like this: a name, and first arguments if they matter")
-	flags.BoolVar(&f.latest, "latest", false, "the last boundary that is durable")
+	f.add(a, cmd)
 	flags.StringVar(&f.output, "output", "", "the `DIR` to write, new or empty")
 	flags.StringVar(&f.format, "format", "aof", "aof for engines from 7.0 on, aof-single for older ones")
-	a.timelineFlag(cmd, &f.timeline, &f.source, "the timeline's `NAME`, see offloader list; default: chosen by the point")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "find the point and say what would be used; write nothing")
-	a.sourceFlag(cmd, &f.source)
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{string(restore.AOF), string(restore.AOFSingle)}, cobra.ShellCompDirectiveNoFileComp))
 	a.identityFlag(cmd)
 	laterFlags(cmd, "to", "keys", "db")
@@ -61,45 +54,6 @@ left in the output folder.`,
 		return a.restore(cmd.Context(), f, cmd.Flags().Changed, time.Now())
 	}
 	return cmd
-}
-
-// point reads the one of the four flags that is given.
-func (f restoreFlags) point(given func(string) bool, now time.Time) (plan.Point, error) {
-	var chosen []string
-	for _, name := range []string{"at", "offset", "before", "latest"} {
-		if given(name) {
-			chosen = append(chosen, "--"+name)
-		}
-	}
-	switch {
-	case len(chosen) == 0:
-		return plan.Point{}, usagef("--latest takes all that there is", "say which point: --at, --offset, --before or --latest")
-	case len(chosen) > 1:
-		return plan.Point{}, usagef("keep one", "%s don't go together", strings.Join(chosen, " and "))
-	}
-	switch chosen[0] {
-	case "--at":
-		at, err := plan.ParseTime(f.at, now, time.Local)
-		return plan.Point{Kind: plan.ByTime, Time: stream.TimeOf(at)}, err
-	case "--offset":
-		o, err := parseOffset(f.offset)
-		return plan.Point{Kind: plan.ByOffset, Offset: o}, err
-	case "--before":
-		return plan.ParseBefore(f.before)
-	}
-	if !f.latest {
-		return plan.Point{}, usagef("", "say which point: --latest=false is none")
-	}
-	return plan.Point{Kind: plan.Latest}, nil
-}
-
-// parseOffset reads decimal digits, however many zeroes stand before them: names of files have 20.
-func parseOffset(s string) (stream.Offset, error) {
-	n, err := strconv.ParseUint(s, 10, 63)
-	if err != nil {
-		return 0, usagef("offsets are what offloader list, log and status show", "--offset %q is not an offset: say a number in decimal digits, at most %d", s, int64(math.MaxInt64))
-	}
-	return stream.Offset(n), nil
 }
 
 func (a *app) restore(ctx context.Context, f restoreFlags, given func(string) bool, now time.Time) error {

@@ -118,6 +118,13 @@ func listen(s string) (string, error) {
 	return endpoint(s, host, port, true)
 }
 
+// Loopback tells whether an address to listen at can be reached from this host only.
+func Loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
 func endpoint(whole, host, port string, zero bool) (string, error) {
 	if host == "" || strings.ContainsAny(host, " \t\r\n/@[]") {
 		return "", fmt.Errorf("%q has no host: say host:port, like 10.0.0.5:6379", whole)

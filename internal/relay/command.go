@@ -1,12 +1,18 @@
 package relay
 
 import (
+	"context"
 	"fmt"
 	"strings"
 )
 
 // handle answers a command, with nil where none is due. In a MULTI commands wait for EXEC.
-func (p *peer) handle(c command) []byte {
+func (p *peer) handle(ctx context.Context, c command) []byte {
+	if !p.admitted.Load() {
+		if ok, answer := p.knock(c); !ok {
+			return answer
+		}
+	}
 	if p.inMulti {
 		switch c.name() {
 		case "EXEC":
@@ -33,6 +39,10 @@ func (p *peer) handle(c command) []byte {
 		return reply("+QUEUED")
 	}
 	switch c.name() {
+	case "PSYNC":
+		if p.l.o.Archive != nil && len(c) == 3 {
+			return p.replicate(ctx, c)
+		}
 	case "MULTI":
 		p.inMulti = true
 		return reply("+OK")
@@ -48,10 +58,7 @@ func (p *peer) answer(c command) []byte {
 	case "PSYNC", "SYNC":
 		return p.refuseSync(c)
 	case "REPLCONF":
-		if c.arg(1) == "ACK" || c.arg(1) == "GETACK" {
-			return nil // never replied to
-		}
-		return reply("+OK")
+		return p.replconf(c)
 	case "PING":
 		return p.pong(c)
 	case "INFO":
@@ -70,8 +77,10 @@ func (p *peer) answer(c command) []byte {
 			return wrongArgs(c)
 		}
 		return integer(int64(p.l.publish(c[1], c[2])))
-	case "AUTH", "SELECT", "READONLY", "READWRITE":
-		return reply("+OK") // there is nothing to protect, nor to select
+	case "AUTH":
+		return p.auth(c)
+	case "SELECT", "READONLY", "READWRITE":
+		return reply("+OK") // there is nothing to select
 	case "CLIENT":
 		return p.client(c)
 	case "CONFIG":
@@ -98,7 +107,7 @@ func (p *peer) answer(c command) []byte {
 	return reply("-ERR unknown command '" + printable(c[:1]) + "': this is Offloader, an archive of its master. It serves no data here")
 }
 
-// refuseSync says no to all who want our data, in the two ways that there are. A third argument
+// refuseSync says no to who wants our data where there is none, in the two ways that there are. A third argument
 // is FAILOVER: the asking master has picked us for its successor and pauses writes until it has
 // an answer. Any error makes it go on as master; +CONTINUE would make it our replica (pitfalls 1
 // and 2). All others are replicas, to which an error that they don't know means "use SYNC": this
@@ -108,6 +117,9 @@ func (p *peer) refuseSync(c command) []byte {
 		p.l.o.Logger.Warn("the master's FAILOVER picked this archive for its successor, which was refused: it stays the master",
 			"peer", p.nc.RemoteAddr().String(), "hint", "name a replica: FAILOVER TO host port")
 		return reply("-ERR this is an archive, it can't become a master: choose a replica with FAILOVER TO")
+	}
+	if p.l.o.Archive != nil {
+		return reply("-NOMASTERLINK Can't SYNC without an offset: replicas ask with PSYNC")
 	}
 	return reply("-NOMASTERLINK Can't SYNC while this archive serves no replicas")
 }
@@ -173,6 +185,11 @@ func (p *peer) client(c command) []byte {
 func (p *peer) hello(c command) []byte {
 	if len(c) > 1 && c[1] != "2" {
 		return reply("-NOPROTO unsupported protocol version")
+	}
+	if len(c) >= 5 && c.arg(2) == "AUTH" {
+		if r := p.auth(command{"AUTH", c[3], c[4]}); r[0] == '-' {
+			return r
+		}
 	}
 	return array(bulk("server"), bulk("offloader"), bulk("proto"), integer(2), bulk("mode"), bulk("standalone"),
 		bulk("role"), bulk("replica"), bulk("modules"), array())

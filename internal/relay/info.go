@@ -2,7 +2,9 @@ package relay
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -71,7 +73,19 @@ func (l *Listener) replication(b *strings.Builder) {
 	line("slave_priority", 0)
 	line("slave_read_only", 1)
 	line("replica_announced", 0)
-	line("connected_slaves", 0)
+	attached := slices.DeleteFunc(l.Replicas(), func(r Replica) bool { return r.State == away })
+	line("connected_slaves", len(attached))
+	for n, r := range attached {
+		state, lag := "send_bulk", int64(-1)
+		if r.State == online {
+			state = "online"
+		}
+		if r.AckTime > 0 {
+			lag = max(0, int64(time.Since(r.AckTime.Go()).Seconds()))
+		}
+		host, port, _ := net.SplitHostPort(r.Address) // listensAt has joined it
+		line(fmt.Sprintf("slave%d", n), fmt.Sprintf("ip=%s,port=%s,state=%s,offset=%d,lag=%d", host, port, state, r.Offset, lag))
+	}
 	line("master_failover_state", "no-failover")
 	line("master_replid", i.ReplID)
 	line("master_repl_offset", i.Offset)

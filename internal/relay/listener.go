@@ -1,25 +1,34 @@
-// Package relay is where others reach us as a server of the source's replication group.
+// Package relay is where others reach us as a server of the source's replication group, at two
+// ports of the same manners.
 //
-// Today that is the announced port. A master shows each replica's address to Sentinels, to
-// operators, and to its own FAILOVER command, which hands the mastership to a replica by
+// The announced port is the one that the master is told. A master shows each replica's address to
+// Sentinels, to operators, and to its own FAILOVER command, which hands the mastership to a replica by
 // connecting there. So something has to answer, as a replica that is alive, up to date and never
 // to be elected: priority 0 for Sentinel, a firm no to FAILOVER's PSYNC. If nothing answered, a
-// FAILOVER would leave the master read-only, waiting for us for ever.
-//
-// It holds no data and serves none. Connections, sizes and times are bounded, and whoever
+// FAILOVER would leave the master read-only, waiting for us for ever. It serves no data, and whoever
 // connects can learn no more than that a master is archived.
+//
+// The relay's own port has an Archive behind it: replicas attach there with REPLICAOF, as to a replica
+// of their master. A PSYNC is answered with the master's own ids and offsets (replicate.go), so that they
+// can move between master and relay. They get what is durable and nothing that we invented: where we have
+// nothing to say, they hear nothing.
+//
+// Connections, sizes and times are bounded. Each replica has a goroutine that writes to it and one that
+// listens, and shares nothing with the others: one that hangs is left after a while.
 package relay
 
 import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -50,15 +59,19 @@ type Info struct {
 // Options of a Listener.
 type Options struct {
 	Describe func() Info  // asked at each INFO and ROLE
+	Archive  Archive      // what replicas are served from; nil: they are put off
+	Login    Login        // of those who connect
+	TLS      *tls.Config  // nil for plain connections
 	Logger   *slog.Logger // nil: silent
 }
 
-// Listener answers on the port that masters are told.
+// Listener answers on one port.
 type Listener struct {
 	o     Options
 	ln    net.Listener
 	runID string
 	began time.Time
+	book  *book
 
 	mu    sync.Mutex
 	peers map[*peer]struct{}
@@ -68,7 +81,7 @@ type Listener struct {
 func Listen(addr string, o Options) (*Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("open the announced port: %w", err)
+		return nil, fmt.Errorf("open a port for replicas and masters: %w", err)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -78,7 +91,7 @@ func Listen(addr string, o Options) (*Listener, error) {
 	}
 	var id [20]byte
 	_, _ = rand.Read(id[:]) // never fails (Go 1.24)
-	return &Listener{o: o, ln: ln, runID: hex.EncodeToString(id[:]), began: time.Now(), peers: map[*peer]struct{}{}}, nil
+	return &Listener{o: o, ln: ln, runID: hex.EncodeToString(id[:]), began: time.Now(), book: newBook(), peers: map[*peer]struct{}{}}, nil
 }
 
 // Port is the one that is open.
@@ -88,6 +101,12 @@ func (l *Listener) Port() int {
 	}
 	return 0
 }
+
+// Replicas are those that are attached, and those that were, by address.
+func (l *Listener) Replicas() []Replica { return l.book.list() }
+
+// Addr is where it listens.
+func (l *Listener) Addr() string { return l.ln.Addr().String() }
 
 // Run serves until ctx ends, and returns its cause when the port is closed and all connections
 // have ended.
@@ -125,23 +144,25 @@ func (l *Listener) accept(ctx context.Context, g *errgroup.Group) error {
 			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("announced port %d: %w", l.Port(), err)
+			return fmt.Errorf("port %d: %w", l.Port(), err)
 		case err != nil: // no file descriptors, most likely: others may give some back
-			l.o.Logger.Warn("announced port", "port", l.Port(), "error", err)
+			l.o.Logger.Warn("a connection could not be accepted", "port", l.Port(), "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
 			}
 			continue
 		}
-		p := &peer{l: l, nc: nc, in: bufio.NewReaderSize(nc, maxLine)}
+		p := newPeer(l, nc)
 		if !l.admit(ctx, p) {
-			p.say(reply("-ERR max number of clients reached"))
+			if l.o.TLS == nil { // that would begin with a handshake, and here is no time for it
+				p.say(reply("-ERR max number of clients reached"))
+			}
 			p.hangUp()
 			continue
 		}
 		g.Go(func() error {
-			p.serve()
+			p.serve(ctx)
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			delete(l.peers, p)
@@ -150,11 +171,25 @@ func (l *Listener) accept(ctx context.Context, g *errgroup.Group) error {
 	}
 }
 
-// admit makes room for p, or tells that there is none.
+// admit makes room for p, or tells that there is none. Who has not given the password makes room for
+// those who come later.
 func (l *Listener) admit(ctx context.Context, p *peer) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.peers) >= maxConns || ctx.Err() != nil {
+	if len(l.peers) >= maxConns {
+		var oldest *peer
+		for o := range l.peers {
+			if !o.admitted.Load() && (oldest == nil || o.since.Before(oldest.since)) {
+				oldest = o
+			}
+		}
+		if oldest == nil {
+			return false
+		}
+		oldest.hangUp()
+		delete(l.peers, oldest)
+	}
+	if ctx.Err() != nil {
 		return false
 	}
 	l.peers[p] = struct{}{}
@@ -180,26 +215,49 @@ func (l *Listener) publish(channel, message string) int {
 
 // peer is one connection.
 type peer struct {
-	l  *Listener
-	nc net.Conn
-	in *bufio.Reader
+	l     *Listener
+	nc    net.Conn
+	in    *bufio.Reader
+	since time.Time
+
+	admitted atomic.Bool // it has given the password, or there is none
+	sending  atomic.Bool // it is a replica and gets the stream
 
 	// Only serve touches these.
 	queued  []command // after MULTI
 	inMulti bool
-	leaving bool // after QUIT
+	leaving bool // after QUIT, or as a replica
+	replica asReplica
 
 	mu       sync.Mutex // of channels
 	channels map[string]bool
 	writing  sync.Mutex
 }
 
+func newPeer(l *Listener, nc net.Conn) *peer {
+	if l.o.TLS != nil {
+		nc = tls.Server(nc, l.o.TLS)
+	}
+	p := &peer{l: l, nc: nc, since: time.Now()}
+	p.in = bufio.NewReaderSize(p, maxLine)
+	p.admitted.Store(!l.o.Login.needed())
+	return p
+}
+
 // serve answers until the peer leaves, is silent for too long, or talks nonsense.
-func (p *peer) serve() {
+func (p *peer) serve(ctx context.Context) {
 	defer p.hangUp()
+	if secured, ok := p.nc.(*tls.Conn); ok {
+		if p.nc.SetDeadline(p.since.Add(handshake)) != nil || secured.HandshakeContext(ctx) != nil {
+			return
+		}
+	}
 	for !p.leaving {
 		deadline := time.Now().Add(idle)
-		if p.subscribed("") {
+		switch {
+		case !p.admitted.Load():
+			deadline = p.since.Add(handshake)
+		case p.subscribed(""):
 			deadline = time.Time{} // it listens; the connection's keep-alives tell when it is gone
 		}
 		if p.nc.SetReadDeadline(deadline) != nil {
@@ -214,7 +272,7 @@ func (p *peer) serve() {
 		if err != nil {
 			return // it left, or we did
 		}
-		if answer := p.handle(c); answer != nil && !p.say(answer) {
+		if answer := p.handle(ctx, c); answer != nil && !p.say(answer) {
 			return
 		}
 	}

@@ -182,9 +182,9 @@ func TestSilentPeersAreLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for sent, stays := range map[string]bool{"PING\r\n": false, "PI": false, "SUBSCRIBE a\r\n": true} {
 			ours, theirs := net.Pipe()
-			p := &peer{l: &Listener{o: Options{Describe: describe}, peers: map[*peer]struct{}{}}, nc: ours, in: bufio.NewReader(ours)}
+			p := newPeer(&Listener{o: Options{Describe: describe}, book: newBook(), peers: map[*peer]struct{}{}}, ours)
 			gone := make(chan struct{})
-			go func() { defer close(gone); p.serve() }()
+			go func() { defer close(gone); p.serve(t.Context()) }()
 			go func() { _, _ = io.Copy(io.Discard, theirs) }()
 			_, err := io.WriteString(theirs, sent)
 			require.NoError(t, err)
@@ -218,7 +218,7 @@ func FuzzCommands(f *testing.F) {
 			if len(c) == 0 || len(c) > maxArgs {
 				t.Fatalf("a command of %d words", len(c))
 			}
-			answer := string(p.handle(c))
+			answer := string(p.handle(context.Background(), c))
 			if answer != "" && (!strings.HasSuffix(answer, "\r\n") || !strings.ContainsAny(answer[:1], "+-:$*")) {
 				t.Fatalf("%q is answered %q", c, answer)
 			}

@@ -240,7 +240,7 @@ func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int,
 		}
 		address = net.JoinHostPort("", strconv.Itoa(port))
 	}
-	l, err := relay.Listen(address, relay.Options{Describe: s.describe, Logger: s.log})
+	l, err := relay.Listen(address, relay.Options{Describe: s.Describe, Logger: s.log})
 	if err != nil {
 		return 0, err
 	}

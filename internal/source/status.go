@@ -191,8 +191,8 @@ func timeOf(t time.Time) stream.Time {
 	return stream.TimeOf(t)
 }
 
-// describe is what the announced port tells of us.
-func (s *Source) describe() relay.Info {
+// Describe is what a port of ours tells of us.
+func (s *Source) Describe() relay.Info {
 	s.mu.Lock()
 	link, cur, downAt := s.link, s.cur, s.downAt
 	s.mu.Unlock()

@@ -64,7 +64,7 @@ func (t *Timeline) commitOnce() {
 	default:
 		return
 	}
-	signal(t.committed) // a failure is news too
+	t.news.tell() // a failure is news too
 }
 
 // seal fsyncs a chunk that got its last byte, marks it whole and closes it.

@@ -29,7 +29,7 @@ type Source struct {
 	spool *Spool
 	dir   string
 
-	committed chan struct{} // capacity 1
+	news *news
 
 	mu   sync.Mutex
 	open []*Timeline // in order of birth
@@ -38,7 +38,7 @@ type Source struct {
 // Source opens what the spool holds of the source called name, cut back to the last boundaries.
 // Of timelines that had not begun when the last owner ended, nothing is left.
 func (s *Spool) Source(name string) (*Source, error) {
-	src := &Source{spool: s, dir: filepath.Join(s.dir, name), committed: make(chan struct{}, 1)}
+	src := &Source{spool: s, dir: filepath.Join(s.dir, name), news: newNews()}
 	if err := durable.MkdirAll(src.dir); err != nil {
 		return nil, fmt.Errorf("make the spool of source %s: %w", name, err)
 	}
@@ -57,7 +57,7 @@ func (s *Spool) Source(name string) (*Source, error) {
 		case err != nil:
 			return nil, errors.Join(err, src.Close())
 		}
-		t, err := s.recover(dir, src.committed)
+		t, err := s.recover(dir, src.news)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("recover %s: %w", dir, err), src.Close())
 		}
@@ -92,8 +92,12 @@ func (s *Source) Timelines() []*Timeline {
 	return slices.Clone(s.open)
 }
 
-// Committed is signalled when bytes of a timeline became durable.
-func (s *Source) Committed() <-chan struct{} { return s.committed }
+// Committed is signalled when bytes of a timeline became durable. It is for one who waits: the link.
+func (s *Source) Committed() <-chan struct{} { return s.news.link }
+
+// News is closed when next something became durable, or a timeline began, goes on under another id or
+// was closed. Who asks for it before looking at a Head misses nothing.
+func (s *Source) News() <-chan struct{} { return s.news.wait() }
 
 // Has tells whether the spool holds, or is receiving, a timeline of that name.
 func (s *Source) Has(name string) bool {
@@ -119,14 +123,14 @@ func (s *Source) begin(dir string, info archive.TimelineInfo, at stream.Cursor) 
 	if err := writeJSON(filepath.Join(dir, timelineFile), info); err != nil {
 		return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)
 	}
-	t, err := s.spool.recover(dir, s.committed)
+	t, err := s.spool.recover(dir, s.news)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin timeline %s: %w", info.Timeline, err), removeTimeline(dir))
 	}
 	s.mu.Lock()
 	s.open = append(s.open, t)
 	s.mu.Unlock()
-	signal(s.committed)
+	s.news.tell()
 	return t, nil
 }
 
@@ -163,7 +167,7 @@ func (s *Source) Close() error {
 }
 
 // recover opens a timeline: it finds the last boundary that is whole and goes on from there.
-func (s *Spool) recover(dir string, committed chan struct{}) (*Timeline, error) {
+func (s *Spool) recover(dir string, news *news) (*Timeline, error) {
 	info, err := readTimelineInfo(dir)
 	if err != nil {
 		return nil, err
@@ -179,7 +183,7 @@ func (s *Spool) recover(dir string, committed chan struct{}) (*Timeline, error) 
 		spool: s, dir: dir, info: info,
 		framer: resp.NewFramer(state.end), boundary: state.end, durable: state.end,
 		last: state.alive, replID: state.replID,
-		dirty: make(chan struct{}, 1), committed: committed,
+		dirty: make(chan struct{}, 1), news: news,
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := remove(filepath.Join(dir, takingFile)); err != nil {

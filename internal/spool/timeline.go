@@ -45,10 +45,10 @@ type Timeline struct {
 	closed   bool
 	head     []byte // a record's header, reused
 
-	dirty     chan struct{} // capacity 1: something was appended
-	stop      chan struct{}
-	committed chan struct{} // the source's
-	done      chan struct{} // the committer has ended
+	dirty chan struct{} // capacity 1: something was appended
+	stop  chan struct{}
+	news  *news         // the source's
+	done  chan struct{} // the committer has ended
 }
 
 var errClosed = errors.New("the spooled timeline was closed")
@@ -369,6 +369,7 @@ func (t *Timeline) SetReplID(id stream.ReplID, now time.Time) error {
 		return err
 	}
 	t.replID = id
+	t.news.tell()
 	if err := t.turn(true); err != nil {
 		t.failed = err
 		return err
@@ -517,6 +518,7 @@ func (t *Timeline) Close() error {
 	t.mu.Unlock()
 	close(t.stop)
 	<-t.done
+	t.news.tell()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closeFiles()

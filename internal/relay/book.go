@@ -1,0 +1,181 @@
+package relay
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Replica is what is known of one that is attached, or was.
+type Replica struct {
+	Address      string        `json:"address"` // where it listens, as far as it says
+	State        string        `json:"state"`   // copying, online, away
+	Since        stream.Time   `json:"since"`
+	Offset       stream.Offset `json:"offset"`   // that it last acknowledged
+	AckTime      stream.Time   `json:"ack_time"` // when; null: not yet
+	Version      string        `json:"version,omitempty"`
+	FullSyncs    int64         `json:"full_syncs"`
+	PartialSyncs int64         `json:"partial_syncs"`
+}
+
+// States of a Replica.
+const (
+	copying = "copying"
+	online  = "online"
+	away    = "away"
+)
+
+const (
+	maxReplicas = 64
+	// maxCopies is how many full syncs run at once. The others ask again each second.
+	maxCopies = 16
+	// maxKnown is how many replicas are remembered, those that are away too.
+	maxKnown = 256
+	// freeCopies is how many full syncs a replica gets without having loaded one, before it has to wait
+	// longer each time. One that can't load what it gets asks some twenty times a second.
+	freeCopies  = 3
+	copyPause   = 2 * time.Second
+	longestWait = time.Minute
+)
+
+// book knows the replicas, by address.
+type book struct {
+	mu      sync.Mutex
+	known   map[string]*entry
+	copying int
+	serving int
+}
+
+type entry struct {
+	Replica
+	conns  int // more than one for a moment, when it comes back before its old connection is seen to end
+	failed int // full syncs since it has last loaded one
+	next   time.Time
+
+	told     string // what was last said of it in the log, and when
+	toldTime time.Time
+}
+
+func newBook() *book { return &book{known: map[string]*entry{}} }
+
+// list is all that are known, by address.
+func (b *book) list() []Replica {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := []Replica{}
+	for _, e := range b.known {
+		all = append(all, e.Replica)
+	}
+	slices.SortFunc(all, func(a, b Replica) int { return cmp.Compare(a.Address, b.Address) })
+	return all
+}
+
+// attach takes note that a replica comes, unless there are too many. leave has to follow.
+func (b *book) attach(address, version string, now time.Time) *LaterError {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.serving >= maxReplicas {
+		return &LaterError{"as many replicas are attached as are served at once"}
+	}
+	b.serving++
+	e := b.known[address]
+	if e == nil {
+		b.forgetOne()
+		e = &entry{Replica: Replica{Address: address, State: away, Since: stream.TimeOf(now)}}
+		b.known[address] = e
+	}
+	e.conns++
+	e.Version = version
+	return nil
+}
+
+// forgetOne makes room for one more: of those that are away, it forgets the one that is so longest.
+func (b *book) forgetOne() {
+	if len(b.known) < maxKnown {
+		return
+	}
+	var oldest *entry
+	for _, e := range b.known {
+		if e.conns == 0 && (oldest == nil || e.Since < oldest.Since) {
+			oldest = e
+		}
+	}
+	if oldest != nil { // there is one: maxReplicas is less than maxKnown
+		delete(b.known, oldest.Address)
+	}
+}
+
+// leave takes note that a replica's connection has ended.
+func (b *book) leave(address string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.serving--
+	if e := b.known[address]; e != nil {
+		e.conns--
+		if e.conns == 0 {
+			e.State, e.Since = away, stream.TimeOf(now)
+		}
+	}
+}
+
+// beginCopy asks for a full sync's turn. endCopy has to follow.
+func (b *book) beginCopy(address string, now time.Time) *LaterError {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.known[address]
+	switch {
+	case now.Before(e.next):
+		return &LaterError{"this replica got several full copies and could load none of them: see its log. It gets another one later"}
+	case b.copying >= maxCopies:
+		return &LaterError{"as many full syncs are running as are served at once"}
+	}
+	b.copying++
+	if e.failed++; e.failed >= freeCopies {
+		e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
+	}
+	e.FullSyncs++
+	e.State, e.Since = copying, stream.TimeOf(now)
+	return nil
+}
+
+// endCopy takes note that a full sync has ended, or did not come about.
+func (b *book) endCopy() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.copying--
+}
+
+// streams takes note that a replica gets the stream from here on.
+func (b *book) streams(address string, partial bool, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.known[address]
+	e.State, e.Since = online, stream.TimeOf(now)
+	if partial {
+		e.PartialSyncs++
+	}
+}
+
+// acked takes note of an acknowledgement: a replica that gives one has loaded what it got.
+func (b *book) acked(address string, at stream.Offset, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.known[address]
+	e.Offset, e.AckTime = at, stream.TimeOf(now)
+	e.failed, e.next = 0, time.Time{}
+}
+
+// tell tells whether something is news of a replica: the log of one that asks each second stays short.
+func (b *book) tell(address, what string, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.known[address]
+	if e == nil || e.told == what && now.Sub(e.toldTime) < time.Minute {
+		return false
+	}
+	e.told, e.toldTime = what, now
+	return true
+}

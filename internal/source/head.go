@@ -1,0 +1,89 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Head is the newest timeline that has begun, and how far it is; ok is false while there is none.
+func (s *Source) Head() (timeline string, h spool.Head, ok bool) {
+	t := s.newest()
+	if t == nil {
+		return "", h, false
+	}
+	h = t.Head()
+	return t.Info().Timeline, h, !h.Closed
+}
+
+func (s *Source) newest() *spool.Timeline {
+	s.mu.Lock()
+	src := s.src
+	s.mu.Unlock()
+	if src == nil {
+		return nil
+	}
+	all := src.Timelines()
+	if len(all) == 0 {
+		return nil
+	}
+	return all[len(all)-1]
+}
+
+// News is closed when next the Head has changed. Before Run has opened the spool it is nil: nothing has
+// begun.
+func (s *Source) News() <-chan struct{} {
+	s.mu.Lock()
+	src := s.src
+	s.mu.Unlock()
+	if src == nil {
+		return nil
+	}
+	return src.News()
+}
+
+// Tail reads the newest timeline, if it is the named one, behind an offset.
+func (s *Source) Tail(timeline string, behind stream.Offset) (*spool.Tail, error) {
+	t := s.newest()
+	if t == nil || t.Info().Timeline != timeline {
+		return nil, fmt.Errorf("timeline %s is not written any more: %w", timeline, fs.ErrNotExist)
+	}
+	return t.Tail(behind), nil
+}
+
+// Catalog is what spool and stores hold of the source, the spool looked into first. A store that doesn't
+// answer is left out where another one does.
+func (s *Source) Catalog(ctx context.Context) (*archive.Catalog, error) {
+	spooled, err := spool.View(s.o.Spool.Dir(), s.o.Name)
+	if err != nil {
+		return nil, err
+	}
+	var all *archive.Catalog
+	var errs []error
+	for _, sh := range s.shippers {
+		cat, err := archive.Load(ctx, sh.store, s.o.Name, s.o.Identity)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		case all == nil:
+			all = cat
+			continue
+		}
+		for _, t := range cat.Timelines {
+			all.Add(t)
+		}
+	}
+	if all == nil {
+		return nil, errors.Join(errs...)
+	}
+	for _, t := range spooled {
+		all.Add(t)
+	}
+	return all, nil
+}
