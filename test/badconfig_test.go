@@ -17,7 +17,7 @@ import (
 // A configuration that is wrong: exit code 2, with line, column and what was meant, for whatever
 // reads it. Nothing is started or made.
 func TestBadInputConfiguration(t *testing.T) {
-	mastersOnly := map[string]bool{"an address that is none": true, "a variable that isn't set": true, "a password file that is missing": true}
+	mastersOnly := map[string]bool{"an address that is none": true, "a variable that isn't set": true, "a password file that is missing": true, "a relay for everybody": true}
 	for _, row := range []struct {
 		name, yaml string
 		says       []string // FILE stands for the file's name
@@ -35,8 +35,8 @@ func TestBadInputConfiguration(t *testing.T) {
 			[]string{`FILE:2:36: each run would write to the same name`, "put {time} into it"}},
 		{"a placeholder that isn't", "sources: [{name: cache, address: '127.0.0.1:1'}]\nexports: [{schedule: '@daily', to: 'DIR/{tme}.rdb'}]\nstores: [{type: disk, path: DIR/a}]",
 			[]string{`FILE:2:36: unknown placeholder {tme}: did you mean {time}?`}},
-		{"a relay", "sources: [{name: cache, address: '127.0.0.1:1', relay: {listen: '127.0.0.1:2'}}]\nstores: [{type: disk, path: DIR/a}]",
-			[]string{`FILE:1:49: "relay" is not in this version`}},
+		{"a relay for everybody", "sources: [{name: cache, address: '127.0.0.1:1', relay: {listen: '0.0.0.0:2'}}]\nstores: [{type: disk, path: DIR/a}]",
+			[]string{`FILE:1:65: 0.0.0.0:2 can be reached from other hosts, and everybody there could copy the data: add "password_file", or listen on 127.0.0.1`}},
 		{"a store twice", "sources: [{name: cache, address: '127.0.0.1:1'}]\nstores: [{type: s3, bucket: b-b}, {type: s3, bucket: b-b, prefix: /}]", []string{`FILE:2:35: this store is named before`}},
 		{"a bucket with a slash", "sources: [{name: cache, address: '127.0.0.1:1'}]\nstores: [{type: s3, bucket: b/p}]", []string{`FILE:2:29: "b/p" is more than a bucket`}},
 		{"no source", "stores: [{type: disk, path: DIR/a}]", []string{`FILE:1:1: there is no "sources"`}},

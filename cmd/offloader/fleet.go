@@ -16,6 +16,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stale"
@@ -42,6 +43,7 @@ type fleet struct {
 type want struct {
 	config.Source
 	tls   *tls.Config
+	relay *tls.Config       // how replicas are spoken to, nil for plain connections
 	files [sha256.Size]byte // of what the TLS files hold: certificates are renewed under one name
 }
 
@@ -54,10 +56,18 @@ func wants(sources []config.Source) ([]want, error) {
 		if w.tls, err = connection(s); err != nil {
 			return nil, err
 		}
+		var files []string
 		if s.TLS != nil {
-			if w.files, err = sumOf(s.TLS.CAFile, s.TLS.CertFile, s.TLS.KeyFile); err != nil {
-				return nil, fmt.Errorf("source %s: %w", s.Name, err)
+			files = []string{s.TLS.CAFile, s.TLS.CertFile, s.TLS.KeyFile}
+		}
+		if s.Relay != nil && s.Relay.TLS != nil {
+			if w.relay, err = s.Relay.TLS.Config(); err != nil {
+				return nil, fmt.Errorf("relay of source %s: %w", s.Name, err)
 			}
+			files = append(files, s.Relay.TLS.CAFile, s.Relay.TLS.CertFile, s.Relay.TLS.KeyFile)
+		}
+		if w.files, err = sumOf(files...); err != nil {
+			return nil, fmt.Errorf("source %s: %w", s.Name, err)
 		}
 		list = append(list, w)
 	}
@@ -86,7 +96,10 @@ func (w want) same(o want) bool {
 	if (a.TLS == nil) != (b.TLS == nil) || a.TLS != nil && *a.TLS != *b.TLS || w.files != o.files {
 		return false
 	}
-	a.TLS, b.TLS = nil, nil
+	if !a.Relay.Same(b.Relay) {
+		return false
+	}
+	a.TLS, b.TLS, a.Relay, b.Relay = nil, nil, nil, nil
 	return a == b
 }
 
@@ -204,6 +217,9 @@ type keeper struct {
 	source *source.Source
 	failed error     // of the last Run, nil while one runs
 	again  time.Time // when the next begins
+
+	relay *relay.Listener // nil while none is open
+	shut  error           // why it isn't, though it should be
 }
 
 // keep starts a source, and starts it again when it ends in an error, until ctx ends.
@@ -217,9 +233,21 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	go func() { // apply and run wait for ended
 		defer close(k.ended)
 		defer k.stop()
+		var relaying sync.WaitGroup
+		if w.Relay != nil {
+			relaying.Go(func() { k.serveReplicas(ctx) })
+		}
 		k.run(ctx)
+		relaying.Wait()
 	}()
 	return k
+}
+
+// current is the source that runs, or is about to.
+func (k *keeper) current() *source.Source {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.source
 }
 
 func (k *keeper) run(ctx context.Context) {
@@ -268,6 +296,7 @@ func (k *keeper) status(now time.Time) httpapi.Source {
 	src, failed, again := k.source, k.failed, k.again
 	k.mu.Unlock()
 	s := httpapi.Source{Status: src.Status(now)}
+	s.Relay, s.Replicas = k.relayStatus()
 	if failed != nil {
 		s.Ended, s.State, s.Phase = failed.Error(), "waiting", syncer.Waiting
 		s.Why, s.Until = "to try again", stream.TimeOf(again)

@@ -121,6 +121,14 @@ func details(s httpapi.Source, now time.Time) [][]cell {
 	if m := s.LastSnapshot; m != nil {
 		add("snapshot", "%s, at offset %s", moment(m.Time, now), count(int64(m.Offset)))
 	}
+	if s.Relay != nil && s.Relay.Error != "" {
+		bad("relay", "not open: "+s.Relay.Error, "")
+	} else if s.Relay != nil {
+		add("relay", "replicas attach to %s", s.Relay.Listen)
+	}
+	for _, r := range s.Replicas {
+		add("replica", "%s %s since %s, acknowledged %s", r.Address, r.State, moment(r.Since, now), count(int64(r.Offset)))
+	}
 	resyncs := fmt.Sprintf("%d full, %d partial", s.FullResyncs, s.PartialResyncs)
 	if next := s.NextFullResync; next.Go().After(now) {
 		resyncs += "; the next full one not before " + moment(next, now)

@@ -66,6 +66,7 @@ type Source struct {
 	Password Secret // "" for none
 	TLS      *TLS   // nil for a plain connection
 	Announce string // host:port that the master is told, "" for a port opened by ourselves
+	Relay    *Relay // nil: replicas of it are not served
 }
 
 // Spool is where the live stream becomes durable.
@@ -128,6 +129,9 @@ func load(path string, env Env, namesOnly bool) (*Config, []string, error) {
 func holdsPassword(c *Config, text []byte) bool {
 	for _, s := range c.Sources {
 		if s.Password != "" && strings.Contains(string(text), string(s.Password)) {
+			return true
+		}
+		if s.Relay != nil && s.Relay.Password != "" && strings.Contains(string(text), string(s.Relay.Password)) {
 			return true
 		}
 	}
@@ -193,6 +197,7 @@ func (r *reader) config(n node, c *Config) {
 	r.oneReplica(c)
 	r.exportsApart(c)
 	r.canKeep(c)
+	r.relaysWork(c)
 }
 
 func (r *reader) sources(n node, c *Config) {
@@ -227,7 +232,7 @@ func (r *reader) source(n node) (s Source) {
 		{"tls", func(n node) { r.tls(n, &s) }},
 		{"announce", func(n node) { r.value(n, &s.Announce, announce) }},
 		{"sentinel", nil},
-		{"relay", nil},
+		{"relay", func(n node) { r.relay(n, &s) }},
 	}
 	for i, f := range table {
 		if r.namesOnly && f.name != "name" && f.read != nil {

@@ -89,6 +89,7 @@ func TestTheReferenceUncommented(t *testing.T) {
 	for line := range strings.Lines(string(text)) {
 		bare := strings.TrimSpace(line)
 		for _, field := range []string{"password_file:", "tls:", "  ca_file:", "  cert_file:", "  key_file:", "  server_name:", "announce:",
+			"relay:", "  listen:", "  username:", "  password_file:", "  tls:",
 			"exports:", "  - schedule:", "    to:", "  - {schedule:", "retention:", "  window:", "  keep:", "    hourly:", "    daily:", "    weekly:", "    monthly:", "  minimum:",
 			"max_age:", "  snapshot:", "  stored:", "  verify:", "heartbeat:", "  url:"} {
 			if strings.HasPrefix(bare, "# "+field) {
@@ -99,12 +100,14 @@ func TestTheReferenceUncommented(t *testing.T) {
 			lines = append(lines, line)
 		}
 	}
-	whole := strings.NewReplacer("/run/credentials/offloader.service/cache-password", secret, "/etc/offloader", dir).Replace(strings.Join(lines, ""))
+	whole := strings.NewReplacer("/run/credentials/offloader.service/cache-password", secret,
+		"/run/credentials/offloader.service/relay-password", secret, "/etc/offloader/relay.", dir+"/client.", "/etc/offloader", dir).Replace(strings.Join(lines, ""))
 	c, _, err := Parse("c.yaml", []byte(whole), environment())
 	require.NoError(t, err)
 	require.Equal(t, Source{
 		Name: "cache", Address: "10.0.0.5:6379", Username: "offloader", Password: "pw", Announce: "203.0.113.7:16379",
-		TLS: &TLS{CAFile: dir + "/ca.pem", CertFile: dir + "/client.pem", KeyFile: dir + "/client.key", ServerName: "cache.internal"},
+		TLS:   &TLS{CAFile: dir + "/ca.pem", CertFile: dir + "/client.pem", KeyFile: dir + "/client.key", ServerName: "cache.internal"},
+		Relay: &Relay{Listen: "10.0.0.9:6390", Username: "replica", Password: "pw", TLS: &RelayTLS{CertFile: dir + "/client.pem", KeyFile: dir + "/client.key"}},
 	}, c.Sources[0])
 	require.Equal(t, &Retention{Window: Duration(7 * day), Keep: Keep{24, 7, 4, 12}, Minimum: 1}, c.Retention)
 	require.Equal(t, &Retention{Window: Duration(30 * day), Minimum: 1}, c.RetentionIn(c.Stores[0]))
@@ -206,7 +209,6 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no schedule", good + "verify: {}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`}},
 		{"a schedule's neighbour", good + "verify: {shedule: \"0 4 * * *\"}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`, `7:10: unknown field "shedule": did you mean "schedule"?`}},
 		{"sentinel", source("    sentinel: {master: m}\n"), []string{`3:5: "sentinel" is not in this version`}},
-		{"relay", source("    address: a\n    relay: {listen: a:1}\n"), []string{`4:5: "relay" is not in this version`}},
 		{"an s3 store with a path", strings.Replace(good, "disk", "s3\n    bucket: bb", 1), []string{`7:5: unknown field "path": did you mean "path_style"?`}},
 		{"an s3 store without a bucket", bucket(""), []string{`5:5: this store has no "bucket"`}},
 		{"a bucket with a path", bucket("bucket: b/p"), []string{`6:13: "b/p" is more than a bucket: what follows the slash is the "prefix"`}},
@@ -344,7 +346,7 @@ func TestReadersNeedNoSecrets(t *testing.T) {
 	require.Equal(t, []Store{{Type: "disk", Path: "/srv/archive"}}, c.Stores)
 
 	// All else is as strict as ever.
-	for _, wrong := range []string{"adress: x", "address: x\n    name: cache", "address: x\n    relay: {}"} {
+	for _, wrong := range []string{"adress: x", "address: x\n    name: cache", "address: x\n    sentinel: {}"} {
 		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(good, "address: 10.0.0.5", wrong, 1)), 0o600))
 		_, _, err := LoadToRead(file, environment())
 		var errs Errors

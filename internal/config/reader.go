@@ -28,6 +28,7 @@ type reader struct {
 	anchors   map[string]node
 	where     map[string]place // of the values read last: "spool.path"
 	errs      Errors
+	relays    []relayAt
 	warnings  []string
 }
 

@@ -32,6 +32,7 @@ import (
 
 	"github.com/offloader/offloader/internal/export"
 	"github.com/offloader/offloader/internal/heartbeat"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
@@ -74,6 +75,15 @@ type Source struct {
 	// Ended says why the source is not being archived at all: its Run ended in this error, and will
 	// be tried again. "" while it runs.
 	Ended string `json:"ended,omitempty"`
+
+	Relay    *Relay          `json:"relay,omitempty"`    // where its replicas attach, nil: nowhere
+	Replicas []relay.Replica `json:"replicas,omitempty"` // that are attached there, or were
+}
+
+// Relay is a source's relay.
+type Relay struct {
+	Listen string `json:"listen"`
+	Error  string `json:"error,omitempty"` // why it is not open
 }
 
 // A Disk is a file system that can become full.

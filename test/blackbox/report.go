@@ -43,6 +43,20 @@ type SourceStatus struct {
 	} `json:"stores"`
 	Error string `json:"error"`
 	Hint  string `json:"hint"`
+
+	Relay *struct {
+		Listen string `json:"listen"`
+		Error  string `json:"error"`
+	} `json:"relay"`
+	Replicas []struct {
+		Address      string     `json:"address"`
+		State        string     `json:"state"`
+		Offset       int64      `json:"offset"`
+		AckTime      *time.Time `json:"ack_time"`
+		Version      string     `json:"version"`
+		FullSyncs    int64      `json:"full_syncs"`
+		PartialSyncs int64      `json:"partial_syncs"`
+	} `json:"replicas"`
 }
 
 // Place is an offset and when it was received.

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/feed"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/relay"
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// serveReplicas keeps the source's relay open until ctx ends, whatever becomes of the source meanwhile. A
+// port that can't be opened is tried again: it may be another process's, or an address that is about to
+// come.
+func (k *keeper) serveReplicas(ctx context.Context) {
+	o := relay.Options{
+		Describe: func() relay.Info { return k.current().Describe() },
+		Archive: feed.New(feed.Options{
+			Source: k.want.Name, Live: live{k}, Logger: k.log,
+			Load: func(ctx context.Context) (*archive.Catalog, error) { return k.current().Catalog(ctx) },
+		}),
+		Login:  relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
+		TLS:    k.want.relay,
+		Logger: k.log,
+	}
+	for pause := retryFirst; ; pause = min(2*pause, retryLongest) {
+		l, err := relay.Listen(k.want.Relay.Listen, o)
+		k.setRelay(l, err)
+		if err == nil {
+			k.log.Info("replicas can attach", "relay", l.Addr())
+			err = l.Run(ctx)
+			k.setRelay(nil, err)
+			pause = retryFirst
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		k.log.Error("the relay is not open, and is tried again", "relay", k.want.Relay.Listen, "error", err, "in", pause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (k *keeper) setRelay(l *relay.Listener, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.relay, k.shut = l, err
+}
+
+// relayStatus is nil where there is to be no relay.
+func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica) {
+	if k.want.Relay == nil {
+		return nil, nil
+	}
+	k.mu.Lock()
+	l, shut := k.relay, k.shut
+	k.mu.Unlock()
+	r := &httpapi.Relay{Listen: k.want.Relay.Listen}
+	if shut != nil {
+		r.Error = shut.Error()
+	}
+	if l == nil {
+		return r, nil
+	}
+	return r, l.Replicas()
+}
+
+// live is what a keeper's source writes, for a feed.
+type live struct{ k *keeper }
+
+func (l live) Head() (feed.Head, bool) {
+	timeline, h, ok := l.k.current().Head()
+	return feed.Head{Timeline: timeline, ReplID: h.ReplID, Spooled: h.Trimmed, Durable: h.Durable}, ok
+}
+
+func (l live) News() <-chan struct{} { return l.k.current().News() }
+
+func (l live) Tail(timeline string, behind stream.Offset) (feed.Tail, error) {
+	return l.k.current().Tail(timeline, behind)
+}
