@@ -16,16 +16,11 @@ type Login struct {
 
 func (l Login) needed() bool { return l.Password != "" }
 
-// right tells whether AUTH's arguments are these. It takes as long whatever they are.
+// right tells whether AUTH's one or two arguments are these. It takes as long whatever they are.
 func (l Login) right(given []string) bool {
-	user, password := "default", ""
-	switch len(given) {
-	case 1:
-		password = given[0]
-	case 2:
-		user, password = given[0], given[1]
-	default:
-		return false
+	user, password := "default", given[len(given)-1]
+	if len(given) == 2 {
+		user = given[0]
 	}
 	want := l.Username
 	if want == "" {

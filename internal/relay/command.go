@@ -191,6 +191,9 @@ func (p *peer) hello(c command) []byte {
 			return r
 		}
 	}
+	if !p.admitted.Load() {
+		return reply("-NOAUTH Authentication required.")
+	}
 	return array(bulk("server"), bulk("offloader"), bulk("proto"), integer(2), bulk("mode"), bulk("standalone"),
 		bulk("role"), bulk("replica"), bulk("modules"), array())
 }

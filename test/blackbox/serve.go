@@ -82,10 +82,10 @@ func (s *Serving) Stop() {
 			s.t.Fatalf("serve ended with %v\n%s", err, s.log)
 		}
 	case <-time.After(patience):
-		_ = s.cmd.Process.Kill()
-		<-s.ended
+		_ = s.cmd.Process.Kill() // an error says that it is gone
+		err := <-s.ended
 		s.ended = nil
-		s.t.Fatalf("serve didn't end within %v\n%s", patience, s.log)
+		s.t.Fatalf("serve didn't end within %v: %v\n%s", patience, err, s.log)
 	}
 }
 
