@@ -35,8 +35,8 @@ type daemon struct {
 	config *config.Config
 	load   func() (*config.Config, error) // reads the configuration again; nil: there is none
 	hup    <-chan os.Signal
-	bound  func(sources int) // bounds the memory
-	line   *liveLine         // progress on a terminal; nil: it is logged
+	bound  func(sources, relays int) // bounds the memory
+	line   *liveLine                 // progress on a terminal; nil: it is logged
 }
 
 // run works until ctx ends, and then drains.
@@ -46,7 +46,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.bound(len(wanted))
+	d.bound(len(wanted), relays(wanted))
 	sp, err := spool.Open(c.Spool.Path, spool.Options{MaxSize: int64(c.Spool.MaxSize), MinFree: c.Spool.MinFree.Of, OnSync: metrics.Synced})
 	if err != nil {
 		return noSpool(err)
@@ -119,7 +119,7 @@ func (d *daemon) reload(ctx context.Context, f *fleet, work *jobs, systemd *noti
 		} else {
 			d.log.Info("the configuration was read again")
 			d.needsRestart(c)
-			d.bound(len(wanted))
+			d.bound(len(wanted), relays(wanted))
 			f.apply(ctx, wanted)
 			f.follow(c)
 			work.apply(ctx, c)

@@ -46,6 +46,16 @@ func (k *keeper) serveReplicas(ctx context.Context) {
 	}
 }
 
+// relays counts those that are wanted.
+func relays(wanted []want) (n int) {
+	for _, w := range wanted {
+		if w.Relay != nil {
+			n++
+		}
+	}
+	return n
+}
+
 func (k *keeper) setRelay(l *relay.Listener, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

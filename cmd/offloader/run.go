@@ -49,7 +49,7 @@ Exit codes: 0 told to leave; 1 failed; 2 wrong usage or configuration.`,
 			if err != nil {
 				return err
 			}
-			d := &daemon{log: log, config: c, hup: hup, bound: func(sources int) { boundMemory(a.env, sources) }}
+			d := &daemon{log: log, config: c, hup: hup, bound: func(sources, relays int) { boundMemory(a.env, sources, relays) }}
 			if a.term.live && format == "text" {
 				d.line = line
 			}
@@ -84,9 +84,9 @@ func newLogger(format, level string, w io.Writer) (*slog.Logger, error) {
 
 // boundMemory has the collector work harder when memory comes near to what so many sources should
 // take: 64 MiB for one and 256 MiB for 40, of which the runtime and the program are a part. Usually
-// they take half of that. Who has set GOMEMLIMIT knows better.
-func boundMemory(env config.Env, sources int) {
+// they take half of that. A relay whose replicas all read from the stores at once takes some 2 MiB for each. Who has set GOMEMLIMIT knows better.
+func boundMemory(env config.Env, sources, relays int) {
 	if _, set := env("GOMEMLIMIT"); !set {
-		debug.SetMemoryLimit(40<<20 + int64(sources-1)*4<<20)
+		debug.SetMemoryLimit(40<<20 + int64(sources-1)*4<<20 + int64(relays)*40<<20)
 	}
 }

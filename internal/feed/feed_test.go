@@ -297,11 +297,16 @@ func TestWhatIsGoneIsLookedForAgain(t *testing.T) {
 	good := timeline.Segments[0]
 	timeline.Segments[0].Open = func(context.Context) (archive.PieceReader, error) {
 		timeline.Segments[0] = good // the next listing has it
-		return nil, fs.ErrNotExist
+		return (*explosive)(nil), fs.ErrNotExist
 	}
 	f.known = nil
 	require.Equal(t, string(w.spooled.Data[3:]), take(t, s, 1003, w.spooled.End()))
 }
+
+// explosive is what a reader that could not be opened leaves behind.
+type explosive struct{ replaytest.Pieces }
+
+func (e *explosive) Close() error { return e.Err }
 
 func TestWhatCantBeServed(t *testing.T) {
 	var later *relay.LaterError

@@ -96,11 +96,13 @@ func (r *run) read(ctx context.Context, head Head) ([]byte, error) {
 	return nil, nil
 }
 
-func (r *run) spooled(to stream.Offset) (b []byte, err error) {
+func (r *run) spooled(to stream.Offset) ([]byte, error) {
 	if r.tail == nil {
-		if r.tail, err = r.f.o.Live.Tail(r.timeline, r.at); err != nil {
+		tail, err := r.f.o.Live.Tail(r.timeline, r.at)
+		if err != nil {
 			return nil, err
 		}
+		r.tail = tail
 	}
 	return r.tail.Next(to)
 }
@@ -148,8 +150,12 @@ func (r *run) openSegment(ctx context.Context) error {
 	if err := r.f.verify(ctx, r.seg); err != nil {
 		return err
 	}
-	r.pieces, err = r.seg.Open(ctx)
-	return err
+	pieces, err := r.seg.Open(ctx)
+	if err != nil {
+		return err // pieces may be a reader's nil, which is no nil of this interface
+	}
+	r.pieces = pieces
+	return nil
 }
 
 // Close closes what is open.
