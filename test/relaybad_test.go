@@ -60,6 +60,16 @@ func TestRelayLocked(t *testing.T) {
 		require.Equal(t, "down", wrong.Info("replication")["master_link_status"])
 		require.Contains(t, d.LogText(), "a peer of the relay gave a wrong password")
 		require.NotContains(t, d.LogText(), "sesame")
+
+		m := note(t, master, 1)
+		password := filepath.Join(t.TempDir(), "password")
+		require.NoError(t, os.WriteFile(password, []byte("sesame\n"), 0o600))
+		_, served := d.Serve(append(m.byOffset(), "--username", "replica", "--password-file", password, "--cert-file", cert, "--key-file", key)...).At()
+		follow(good, int(number(t, served)))
+		reaches(t, good, m.offset)
+		follow(plain, int(number(t, served)))
+		m.becomes(t, good)
+		require.Equal(t, "down", plain.Info("replication")["master_link_status"])
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"time"
@@ -20,6 +21,7 @@ import (
 type serveFlags struct {
 	pointFlags
 	listen, username, passwordFile string
+	certFile, keyFile              string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -50,6 +52,8 @@ the nearest that can are named; 4 the archive is damaged where it is needed.`,
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:0", "the `HOST:PORT` to serve at; port 0 is a free one")
 	flags.StringVar(&f.username, "username", "", "the user that replicas have to be (their masteruser)")
 	flags.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password that replicas have to give\n(default OFFLOADER_RELAY_PASSWORD, or none)")
+	flags.StringVar(&f.certFile, "cert-file", "", "`FILE` with the certificate to speak TLS with, in PEM form")
+	flags.StringVar(&f.keyFile, "key-file", "", "`FILE` with its key")
 	a.identityFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.serve(cmd.Context(), f, cmd.Flags().Changed, time.Now())
@@ -74,6 +78,10 @@ func (a *app) serve(ctx context.Context, f serveFlags, given func(string) bool, 
 		return err
 	}
 	login, err := a.relayLogin(f)
+	if err != nil {
+		return err
+	}
+	secured, err := f.tls()
 	if err != nil {
 		return err
 	}
@@ -108,7 +116,7 @@ func (a *app) serve(ctx context.Context, f serveFlags, given func(string) bool, 
 		return err
 	}
 	l, err := relay.Listen(f.listen, relay.Options{
-		Archive: archive, Login: login, Logger: log,
+		Archive: archive, Login: login, TLS: secured, Logger: log,
 		Describe: func() relay.Info { return relay.Info{Offset: to.Offset, ReplID: id} },
 	})
 	if err != nil {
@@ -121,6 +129,21 @@ func (a *app) serve(ctx context.Context, f serveFlags, given func(string) bool, 
 		return err
 	}
 	return nil
+}
+
+// tls is nil where replicas connect in plain.
+func (f serveFlags) tls() (*tls.Config, error) {
+	if f.certFile == "" && f.keyFile == "" {
+		return nil, nil
+	}
+	if f.certFile == "" || f.keyFile == "" {
+		return nil, usagef("give both", "--cert-file and --key-file go together")
+	}
+	c, err := config.RelayTLS{CertFile: f.certFile, KeyFile: f.keyFile}.Config()
+	if err != nil {
+		return nil, usagef("", "%v", err)
+	}
+	return c, nil
 }
 
 // relayLogin is what replicas have to say.
@@ -158,6 +181,9 @@ func (a *app) printServed(s served, login relay.Login) error {
 	host, port, err := net.SplitHostPort(s.Listen)
 	if err != nil {
 		return err
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "THIS-HOST" // replicas know it by a name or address of theirs
 	}
 	lines := fmt.Sprintf("serving %s as of %s, offset %d, on %s\n\n", s.Source, clock(s.Time.Go()), s.Offset, s.Listen)
 	if login.Password != "" {
