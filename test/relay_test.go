@@ -173,6 +173,47 @@ func TestRelayThroughAFailover(t *testing.T) {
 	})
 }
 
+// A new master that never had our tail: who has not seen the tail goes on, who has it gets a full copy, since
+// what it holds is lost history.
+func TestRelayThroughABranch(t *testing.T) {
+	kind := enginetest.Any(t)
+	a := enginetest.Start(t, kind, "--repl-ping-replica-period", "3600", "--repl-backlog-size", "64mb")
+	w := working(t, a, 300)
+	b := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", a.Port()))
+	proxy := blackbox.NewProxy(t, a.Addr())
+	d, port := relaying(t, proxy.Addr(), "")
+	with := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	without := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	require.NoError(t, w.Run(t.Context(), 100))
+	same(t, a, with, without, b)
+	a.Do("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+	follow(without, 1)
+	follow(b, 1)
+	a.Do("SET", "tail", "1")
+	acknowledged(t, a, 1)
+	require.Eventually(t, func() bool { return with.Offset() == a.Offset() }, 20*time.Second, 10*time.Millisecond)
+	b.Do("REPLICAOF", "NO", "ONE")
+	proxy.To(b.Addr())
+	a.Kill()
+	id := b.Info("replication")["master_replid"]
+	d.Until("cache", "the new master", func(s blackbox.SourceStatus) bool { return s.State == "streaming" && s.ReplID == id })
+	b.Do("SET", "other", "1")
+	follow(without, port)
+	same(t, b, with, without)
+	require.Equal(t, 1, strings.Count(without.LogText(), "Full resync from"))
+	require.Equal(t, 2, strings.Count(with.LogText(), "Full resync from"))
+	require.Nil(t, with.Do("GET", "tail"))
+	require.Len(t, d.Timelines("cache"), 2)
+
+	// A timeline that goes on from nothing that was before: all get full copies of it.
+	b.Do("DEBUG", "CHANGE-REPL-ID")
+	proxy.Cut()
+	proxy.Mend()
+	d.Until("cache", "a new timeline", func(s blackbox.SourceStatus) bool { return s.FullResyncs == 2 && s.State == "streaming" })
+	b.Do("SET", "another", "1")
+	same(t, b, with, without)
+}
+
 // What the master has and we have not made durable yet is no reason to take a replica's data away.
 func TestRelayPitfallAReplicaThatIsAhead(t *testing.T) {
 	kind := enginetest.Any(t)

@@ -121,7 +121,7 @@ func (b *book) leave(address string, now time.Time) {
 	}
 }
 
-// beginCopy asks for a full sync's turn. endCopy has to follow.
+// beginCopy asks for a full sync's turn. endCopy has to follow where it is given.
 func (b *book) beginCopy(address string, now time.Time) *LaterError {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,15 +133,22 @@ func (b *book) beginCopy(address string, now time.Time) *LaterError {
 		return &LaterError{"as many full syncs are running as are served at once"}
 	}
 	b.copying++
+	return nil
+}
+
+// gets takes note that a full copy goes out.
+func (b *book) gets(address string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.known[address]
 	if e.failed++; e.failed >= freeCopies {
 		e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
 	}
 	e.FullSyncs++
 	e.State, e.Since = copying, stream.TimeOf(now)
-	return nil
 }
 
-// endCopy takes note that a full sync has ended, or did not come about.
+// endCopy gives the turn to another: the RDB has gone out, or did not come about.
 func (b *book) endCopy() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -120,6 +120,7 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 		return p.putOff(address, errors.New(why))
 	}
 	p.leaving = true
+	book.gets(address, time.Now())
 	p.l.o.Logger.Info("a replica gets a full copy", "replica", address, "offset", full.Offset, "bytes", full.Bytes, "replid", full.Stream.ReplID())
 	if p.say(fmt.Appendf(nil, "+FULLRESYNC %s %d\r\n$%d\r\n", full.Stream.ReplID(), full.Offset, full.Bytes)) {
 		p.send(ctx, address, full.Stream, func() error {

@@ -64,13 +64,13 @@ func (g *given) Next(ctx context.Context) ([]byte, error) {
 
 // speak lets a peer that serves an archive talk over a pipe, in a bubble of synctest. ended is closed when it
 // has left.
-func speak(t *testing.T, o Options) (theirs net.Conn, ended chan struct{}, l *Listener) {
+func speak(t *testing.T, o Options) (net.Conn, <-chan struct{}, *Listener) {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	o.Logger, o.Describe = discard, describe
-	l = &Listener{o: o, ln: nowhere{}, book: newBook(), peers: map[*peer]struct{}{}}
+	l := &Listener{o: o, ln: nowhere{}, book: newBook(), peers: map[*peer]struct{}{}}
 	p := newPeer(l, ours)
-	ended = make(chan struct{})
+	ended := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(func() { cancel(); _ = theirs.Close(); <-ended })
 	go func() { defer close(ended); p.serve(ctx) }()
@@ -216,7 +216,9 @@ func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
 	require.Nil(t, b.attach("a", "", now))
 	for second := range 600 {
 		for tenth := range 10 {
-			if b.beginCopy("a", now.Add(time.Duration(second)*time.Second+time.Duration(tenth)*100*time.Millisecond)) == nil {
+			at := now.Add(time.Duration(second)*time.Second + time.Duration(tenth)*100*time.Millisecond)
+			if b.beginCopy("a", at) == nil {
+				b.gets("a", at)
 				b.endCopy()
 				got++
 			}
@@ -228,6 +230,11 @@ func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
 	b.acked("a", 1, now) // it has loaded one
 	require.Nil(t, b.beginCopy("a", now))
 
+	require.Nil(t, b.attach("early", "", now))
+	for range 10 * freeCopies { // there was nothing to get yet
+		require.Nil(t, b.beginCopy("early", now))
+		b.endCopy()
+	}
 	for i := range maxCopies - 1 {
 		require.Nil(t, b.attach(fmt.Sprint(i), "", now))
 		require.Nil(t, b.beginCopy(fmt.Sprint(i), now))
