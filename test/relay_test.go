@@ -176,6 +176,7 @@ func TestRelayThroughAFailover(t *testing.T) {
 // A new master that never had our tail: who has not seen the tail goes on, who has it gets a full copy, since
 // what it holds is lost history.
 func TestRelayThroughABranch(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	kind := enginetest.Any(t)
 	a := enginetest.Start(t, kind, "--repl-ping-replica-period", "3600", "--repl-backlog-size", "64mb")
 	w := working(t, a, 300)
@@ -216,6 +217,7 @@ func TestRelayThroughABranch(t *testing.T) {
 
 // What the master has and we have not made durable yet is no reason to take a replica's data away.
 func TestRelayPitfallAReplicaThatIsAhead(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind, "--repl-backlog-size", "64mb")
 	proxy := blackbox.NewProxy(t, master.Addr())

@@ -132,13 +132,11 @@ func TestRelayBadInputHostilePeers(t *testing.T) {
 	master.Do(w.Big("big", 24<<20, false)...)
 	d, port := relaying(t, master.Addr(), ", password: sesame")
 	at := fmt.Sprintf("127.0.0.1:%d", port)
-	connect := func(say string) net.Conn {
+	connect := func(say string) {
 		nc, err := net.Dial("tcp", at)
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = nc.Close() })
-		_, err = io.WriteString(nc, say)
-		require.NoError(t, err)
-		return nc
+		_, _ = io.WriteString(nc, say) // it may have had to make room already
 	}
 	for range 4 { // they know the password, and never read
 		connect("AUTH sesame\r\n")
@@ -194,6 +192,7 @@ func TestRelayKilledInMidTransfer(t *testing.T) {
 
 // What is encrypted is served to those who need not know, by who has the identity.
 func TestRelayOfAnEncryptedArchive(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	w := working(t, master, 300)

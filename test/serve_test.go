@@ -68,6 +68,7 @@ func TestServe(t *testing.T) {
 
 // A server that has more than the point, the master itself say, goes back to it: that is what it was told.
 func TestServeRewinds(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
