@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/store/s3test"
 	"github.com/offloader/offloader/test/blackbox"
 )
 
@@ -224,4 +225,44 @@ stores: [{type: disk, path: $DIR/archive}]
 	other := enginetest.Start(t, kind, "--replicaof", host+" "+at)
 	reaches(t, other, m.offset)
 	m.becomes(t, other)
+}
+
+// From a bucket. While the service is away, who needs only what is spooled is served, and who needs more waits.
+func TestRelayOfABucketThatIsAway(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	server := s3test.Start(t, s3test.MinIO)
+	master := enginetest.Start(t, kind)
+	w := working(t, master, 300)
+	port := enginetest.FreePort(t)
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf("sources: [{name: cache, address: %q, relay: {listen: '127.0.0.1:%d'}}]\nspool: {path: $DIR/spool, max_size: 32MiB}\nstores: [%s]\n",
+		master.Addr(), port, onS3(t, server.Endpoint(), server.Bucket(s3test.Plain))))
+	d.Streaming("cache")
+	stored := func() {
+		t.Helper()
+		end := master.Offset()
+		d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
+	}
+	for i := range 6 {
+		master.Do(w.Big(fmt.Sprint("big ", i), 8<<20, false)...)
+		stored()
+	}
+	here := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	away := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	same(t, master, here, away)
+	follow(away, 1)
+	master.Do("SET", "missed", "1")
+	stored()
+
+	server.Kill()
+	master.Do("SET", "more", "1")
+	follow(away, port)
+	late := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	same(t, master, here, away)
+	require.Eventually(t, func() bool { return strings.Contains(late.LogText(), "Can't SYNC now") }, 60*time.Second, 10*time.Millisecond)
+	require.Equal(t, "streaming", d.Source("cache").State)
+	server.Restart()
+	same(t, master, here, away, late)
+	require.Equal(t, 1, strings.Count(away.LogText(), "Full resync from"))
+	require.Equal(t, "1", master.Info("stats")["sync_full"])
 }
