@@ -110,6 +110,9 @@ func TestAFullSyncAndAPartialOne(t *testing.T) {
 		require.EqualValues(t, 106, known[0].Offset)
 		require.Equal(t, "9.1.2", known[0].Version)
 		require.EqualValues(t, 1, known[0].FullSyncs)
+		info := l.info(command{"INFO", "replication"})
+		require.Contains(t, info, "\r\nrole:slave\r\n")
+		require.Contains(t, info, "\r\nconnected_slaves:1\r\nslave0:ip=10.1.1.1,port=7000,state=online,offset=106,lag=0\r\n")
 
 		other, left, _ := speak(t, Options{Archive: &archived{stream: [][]byte{[]byte("one"), nil}}})
 		hear(t, other, "PSYNC "+strings.ToUpper(string(id))+" 101\r\n", "+CONTINUE "+string(id)+"\r\none")
