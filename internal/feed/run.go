@@ -208,13 +208,16 @@ func (f *Feed) verify(ctx context.Context, s *segmentAt) error {
 // remembered.
 func (f *Feed) goneOrDamaged(err error, without func(*archive.Catalog) *archive.Catalog) bool {
 	var damage *archive.DamageError
-	gone, damaged := errors.Is(err, fs.ErrNotExist), errors.As(err, &damage)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !gone && !damaged || len(f.aside) >= maxAside {
+	damaged := errors.As(err, &damage)
+	if !damaged && !errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if damaged {
+		if len(f.aside) >= maxAside {
+			return false
+		}
 		f.o.Logger.Error("a file of the archive is damaged, and others are used where there are any", "source", f.o.Source, "error", damage)
 		f.aside = append(f.aside, without)
 	}
