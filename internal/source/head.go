@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 
@@ -59,31 +58,9 @@ func (s *Source) Tail(timeline string, behind stream.Offset) (*spool.Tail, error
 // Catalog is what spool and stores hold of the source, the spool looked into first. A store that doesn't
 // answer is left out where another one does.
 func (s *Source) Catalog(ctx context.Context) (*archive.Catalog, error) {
-	spooled, err := spool.View(s.o.Spool.Dir(), s.o.Name)
-	if err != nil {
-		return nil, err
+	cat, err := s.united(ctx)
+	if cat != nil {
+		return cat, nil
 	}
-	var all *archive.Catalog
-	var errs []error
-	for _, sh := range s.shippers {
-		cat, err := archive.Load(ctx, sh.store, s.o.Name, s.o.Identity)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-			continue
-		case all == nil:
-			all = cat
-			continue
-		}
-		for _, t := range cat.Timelines {
-			all.Add(t)
-		}
-	}
-	if all == nil {
-		return nil, errors.Join(errs...)
-	}
-	for _, t := range spooled {
-		all.Add(t)
-	}
-	return all, nil
+	return nil, err
 }

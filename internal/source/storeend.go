@@ -109,6 +109,22 @@ func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 	return all, errors.Join(errs...)
 }
 
+// united is what the stores that answer hold, and the spool, which is looked into first; the error tells of
+// those that don't.
+func (s *Source) united(ctx context.Context) (*archive.Catalog, error) {
+	views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
+	if err != nil {
+		return nil, err
+	}
+	cat, err := s.load(ctx)
+	if cat != nil {
+		for _, v := range views {
+			cat.Add(v)
+		}
+	}
+	return cat, err
+}
+
 // storeEnd is where the newest timeline that can be restored ends: a branch goes on there, and
 // what is acknowledged from then on can be restored too. A timeline without a snapshot that leads to
 // its end is no such one, nor is what follows a hole.
@@ -197,16 +213,9 @@ func (s *Source) Pruned(ctx context.Context) error {
 	}
 	var since stream.Time
 	for range 2 {
-		views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
+		cat, err := s.united(ctx)
 		if err != nil {
 			return err
-		}
-		cat, err := s.load(ctx)
-		if err != nil {
-			return err
-		}
-		for _, v := range views {
-			cat.Add(v)
 		}
 		t := cat.Timeline(cur.Info().Timeline)
 		if t == nil {
