@@ -51,7 +51,12 @@ func TestPruneOfLocks(t *testing.T) {
 		d.Stop() // what it seals last is there before files are counted
 
 		there := s.Versions(s.bucket)
-		r := d.Run("prune")
+		r := d.Run("prune", "--dry-run")
+		require.Equal(t, 0, r.Code, "%s", r)
+		require.Contains(t, r.Stdout, "would go: 0 files", "what is locked doesn't go")
+		require.Contains(t, r.Stdout, "the store keeps it, or a file that it belongs to")
+		require.Contains(t, r.Stderr, "it is locked (GOVERNANCE) until ")
+		r = d.Run("prune")
 		require.Equal(t, 0, r.Code, "%s", r)
 		require.Contains(t, r.Stdout, "deleted: 0 files")
 		require.Contains(t, r.Stderr, "offloader: the store keeps cache/"+first+"/")
@@ -75,6 +80,10 @@ func TestPruneOfLocks(t *testing.T) {
 		old.equals(t, kind, d.Restore(append(old.byOffset(), "--timeline", first)...))
 
 		s.proxy.Mend()
+		r = d.Run("prune", "--dry-run")
+		require.Equal(t, 0, r.Code, "%s", r)
+		require.NotContains(t, r.Stdout, "would go: 0 files")
+		require.NotContains(t, r.Stderr, "keeps")
 		r = d.Run("prune")
 		require.Equal(t, 0, r.Code, "%s", r)
 		require.NotContains(t, r.Stderr, "keeps")

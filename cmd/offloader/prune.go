@@ -27,8 +27,9 @@ and rules, nor a pin, nor something that waits for a release needs. After it, th
 any more; --dry-run says what would go, what would stay, and why, and deletes nothing.
 
 A daemon may be at work on the archive meanwhile. Killed at any moment, a prune leaves all that is
-to be kept, and the next one goes on. What the store keeps under a lock stays, and is told;
---dry-run doesn't ask for locks.
+to be kept, and the next one goes on. What the store keeps under a lock stays, and is told.
+--dry-run asks for locks in the same way, file by file where the store has any; whether it lets us
+delete at all is told by offloader check.
 
 Exit codes: 0 done, also where locked files stay; 1 failed, or the store lets us delete nothing;
 2 wrong usage or configuration, or it has no retention; 4 something in the archive is damaged, so
@@ -59,7 +60,7 @@ type (
 		Going   prunedTotal  `json:"going"`
 		Staying prunedTotal  `json:"staying"`
 		Deleted prunedTotal  `json:"deleted"` // nothing with --dry-run
-		Kept    []prunedKept `json:"kept"`    // what the store refused to delete
+		Kept    []prunedKept `json:"kept"`    // what the store refuses to delete
 	}
 	prunedFile struct {
 		Name     string         `json:"name"`
@@ -141,19 +142,22 @@ func pruneStore(ctx context.Context, where config.Store, source string, p retent
 	if err != nil {
 		return nil, err
 	}
-	r := &retention.Result{}
+	var r *retention.Result
 	if dryRun {
-		r.Decision, err = retention.Look(ctx, s, source, p, stream.TimeOf(now))
+		r, err = retention.Rehearse(ctx, s, source, p, stream.TimeOf(now))
 	} else {
 		r, err = retention.Run(ctx, s, source, p, stream.TimeOf(now))
 	}
 	if r == nil || r.Decision == nil {
 		return nil, err
 	}
-	report := &prunedStore{Name: s.String(), From: r.From, Files: []prunedFile{}, Kept: []prunedKept{}, Deleted: prunedTotal{r.Deleted, r.Freed}}
+	report := &prunedStore{Name: s.String(), From: r.From, Files: []prunedFile{}, Kept: []prunedKept{}}
+	if !dryRun {
+		report.Deleted = prunedTotal{r.Deleted, r.Freed}
+	}
 	for _, f := range r.Files {
-		if f.Goes && !dryRun && !r.Gone(f) {
-			f.Goes, f.Why = false, "the store keeps it, or a file that it belongs to"
+		if f.Goes && !r.Gone(f) {
+			f.Goes, f.Why = false, stays(r, f)
 		}
 		report.Files = append(report.Files, prunedFile{f.Name, f.Timeline, f.Kind, f.At.From, f.At.To, f.Size, f.Goes, f.Why})
 		if f.Goes {
@@ -173,6 +177,17 @@ func pruneStore(ctx context.Context, where config.Store, source string, p retent
 		err = errors.Join(err, &refusedError{s.String(), r.Refused})
 	}
 	return report, err
+}
+
+// stays says why a file is still there that retention lets go.
+func stays(r *retention.Result, f retention.File) string {
+	switch {
+	case r.Tried(f):
+		return "the store keeps it, or a file that it belongs to"
+	case r.Refused != nil:
+		return "the store lets us delete nothing"
+	}
+	return "the prune ended before it came to it"
 }
 
 // A refusedError is a store in which we may delete nothing.

@@ -22,7 +22,14 @@ type Store interface {
 	Delete(ctx context.Context, name string) error
 }
 
-// Result is what Run did.
+// Locks is what Rehearse takes of a store: it reads, and asks what Delete would refuse, in the same words.
+type Locks interface {
+	archive.Files
+	// Kept tells what would keep Delete from taking a file away, as far as that can be asked.
+	Kept(ctx context.Context, name string) error
+}
+
+// Result is what Run did, or would do.
 type Result struct {
 	*Decision
 	Deleted int   // files
@@ -30,11 +37,17 @@ type Result struct {
 	Kept    []Kept
 	Refused error // why the store lets us delete nothing: retention is somebody else's job there
 
-	gone map[string]bool // names of files
+	gone map[string]bool // names of files that were come to, and whether they were deleted
 }
 
 // Gone tells whether a file was deleted.
 func (r *Result) Gone(f File) bool { return r.gone[f.Name] }
+
+// Tried tells of a file that goes whether it was come to, before something ended it all.
+func (r *Result) Tried(f File) bool {
+	_, tried := r.gone[f.Name]
+	return tried
+}
 
 // Kept is a file that would have gone, and that the store keeps.
 type Kept struct {
@@ -46,8 +59,8 @@ type Kept struct {
 // enough is how many refusals for want of a right tell that we have none to delete anything.
 const enough = 10
 
-// Look lists and decides, and changes nothing.
-func Look(ctx context.Context, files archive.Files, source string, p Policy, now stream.Time) (*Decision, error) {
+// look lists and decides, and changes nothing.
+func look(ctx context.Context, files archive.Files, source string, p Policy, now stream.Time) (*Decision, error) {
 	entries, err := files.List(ctx, source)
 	if err != nil {
 		return nil, err
@@ -89,11 +102,11 @@ func (e *BlockedError) Hint() string {
 // and only that goes of which both say so: a pin may have come meanwhile. It ends at the first
 // error, and can be run again at any time, also beside another.
 func Run(ctx context.Context, s Store, source string, p Policy, now stream.Time) (*Result, error) {
-	first, err := Look(ctx, s, source, p, now)
+	first, err := look(ctx, s, source, p, now)
 	if err != nil || len(first.Going) == 0 {
 		return &Result{Decision: first}, err
 	}
-	d, err := Look(ctx, s, source, p, now)
+	d, err := look(ctx, s, source, p, now)
 	if err != nil {
 		return &Result{Decision: first}, err
 	}
@@ -107,26 +120,40 @@ func Run(ctx context.Context, s Store, source string, p Policy, now stream.Time)
 			return r, fmt.Errorf("note what retention lets go: %w", err)
 		}
 	}
-	err = r.deleteAll(ctx, s, twice)
+	err = r.deleteAll(ctx, s.Delete, twice)
 	return r, err
 }
 
+// Rehearse is Run that deletes nothing, and asks the store in its stead what it would refuse: what goes
+// by its Result would go now. Whether the store lets us delete at all isn't known by that.
+func Rehearse(ctx context.Context, s Locks, source string, p Policy, now stream.Time) (*Result, error) {
+	d, err := look(ctx, s, source, p, now)
+	if err != nil {
+		return nil, err
+	}
+	r, all := &Result{Decision: d}, map[string]bool{}
+	for _, f := range d.Going {
+		all[f.Name] = true
+	}
+	return r, r.deleteAll(ctx, s.Kept, all)
+}
+
 // deleteAll deletes what goes, if it is among those that may.
-func (r *Result) deleteAll(ctx context.Context, s Store, may map[string]bool) error {
+func (r *Result) deleteAll(ctx context.Context, del func(context.Context, string) error, may map[string]bool) error {
 	r.gone = map[string]bool{}
 	stuck := map[string]bool{} // timelines, and snapshots, of which something stays after all
 	for _, f := range r.Going {
 		base, _, _ := strings.Cut(strings.TrimSuffix(f.Name, ".json"), ".rdb") // of a snapshot's two files
 		small := f.Kind == Event || f.Kind == Timeline
 		if !may[f.Name] || small && stuck[f.Timeline] || f.Kind == Snapshot && stuck[base] {
-			stuck[f.Timeline] = true
+			stuck[f.Timeline], r.gone[f.Name] = true, false
 			continue
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		kept := len(r.Kept)
-		if err := r.delete(ctx, s, f); err != nil || r.Refused != nil {
+		if err := r.delete(ctx, del, f); err != nil || r.Refused != nil {
 			return err
 		}
 		if len(r.Kept) > kept {
@@ -137,8 +164,8 @@ func (r *Result) deleteAll(ctx context.Context, s Store, may map[string]bool) er
 	return nil
 }
 
-func (r *Result) delete(ctx context.Context, s Store, f File) error {
-	if err := s.Delete(ctx, f.Name); err != nil {
+func (r *Result) delete(ctx context.Context, del func(context.Context, string) error, f File) error {
+	if err := del(ctx, f.Name); err != nil {
 		return r.keep(f.Name, err)
 	}
 	r.Deleted++
@@ -160,7 +187,7 @@ func (r *Result) keep(name string, err error) error {
 	if !ends && !errors.Is(err, archive.ErrKept) && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("delete what retention lets go: %w", err)
 	}
-	r.Kept = append(r.Kept, kept)
+	r.Kept, r.gone[name] = append(r.Kept, kept), false
 	r.Refused = r.refusal(enough)
 	return nil
 }

@@ -66,6 +66,13 @@ func (m *memory) Delete(_ context.Context, name string) error {
 	return nil
 }
 
+func (m *memory) Kept(_ context.Context, name string) error {
+	if m.refuse != nil {
+		return m.refuse(name)
+	}
+	return nil
+}
+
 const (
 	minute = stream.Time(60_000)
 	hour   = 60 * minute

@@ -3,6 +3,8 @@ package retention
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -287,7 +289,7 @@ func (y *year) prune() {
 			require.NotNil(y.t, y.pruned.files[name], "%s is suspect, or came before what is", name)
 		}
 	}
-	d, err := Look(y.t.Context(), y.pruned, "cache", y.policy, y.now)
+	d, err := look(y.t.Context(), y.pruned, "cache", y.policy, y.now)
 	require.NoError(y.t, err)
 	if len(d.Going) > 0 {
 		for _, f := range r.Files {
@@ -298,16 +300,51 @@ func (y *year) prune() {
 	require.Empty(y.t, d.Going, "a prune leaves nothing for the next")
 }
 
+func newYear(t *rapid.T) *year {
+	y := &year{t: t, now: epoch, all: &archive.Catalog{Source: "cache"}, pruned: newMemory(), exempt: map[string]bool{}}
+	few := rapid.IntRange(0, 4)
+	y.policy = Policy{
+		Window: time.Duration(rapid.IntRange(0, 200).Draw(t, "window")) * time.Hour,
+		Hourly: few.Draw(t, "hourly"), Daily: few.Draw(t, "daily"), Weekly: few.Draw(t, "weekly"), Monthly: few.Draw(t, "monthly"), Minimum: few.Draw(t, "minimum"),
+	}
+	y.begin(0, nil)
+	y.snapshot()
+	return y
+}
+
+// Whatever a store keeps, a rehearsal changes nothing, and tells what the prune after it does.
+func TestARehearsalIsTrue(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		y := newYear(t)
+		for range rapid.IntRange(1, 100).Draw(t, "steps") {
+			y.step()
+		}
+		why := rapid.SampledFrom([]error{locked{at(1000).Go()}, archive.ErrKept, fs.ErrPermission}).Draw(t, "why")
+		each := rapid.Uint32Range(1, 9).Draw(t, "of so many files one is kept")
+		y.pruned.refuse = func(name string) error {
+			if crc32.ChecksumIEEE([]byte(name))%each == 0 {
+				return why
+			}
+			return nil
+		}
+		before := maps.Clone(y.pruned.files)
+		told, err := Rehearse(t.Context(), y.pruned, "cache", y.policy, y.now)
+		require.NoError(t, err)
+		require.Equal(t, before, y.pruned.files)
+		did, err := Run(t.Context(), y.pruned, "cache", y.policy, y.now)
+		require.NoError(t, err)
+		for _, f := range told.Going {
+			_, there := y.pruned.files[f.Name]
+			require.Equal(t, !there, told.Gone(f), f.Name)
+			require.Equal(t, did.Tried(f), told.Tried(f), f.Name)
+		}
+		require.Equal(t, []any{did.Deleted, did.Freed, did.Kept, did.Refused}, []any{told.Deleted, told.Freed, told.Kept, told.Refused})
+	})
+}
+
 func TestAYear(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		y := &year{t: t, now: epoch, all: &archive.Catalog{Source: "cache"}, pruned: newMemory(), exempt: map[string]bool{}}
-		few := rapid.IntRange(0, 4)
-		y.policy = Policy{
-			Window: time.Duration(rapid.IntRange(0, 200).Draw(t, "window")) * time.Hour,
-			Hourly: few.Draw(t, "hourly"), Daily: few.Draw(t, "daily"), Weekly: few.Draw(t, "weekly"), Monthly: few.Draw(t, "monthly"), Minimum: few.Draw(t, "minimum"),
-		}
-		y.begin(0, nil)
-		y.snapshot()
+		y := newYear(t)
 		lengths := []float64{10, 10, 20, 20, 20, 30, 30, 60, 60, 365}
 		if raceEnabled {
 			lengths = append(slices.Repeat([]float64{5, 10, 15}, 8), 365)

@@ -339,6 +339,9 @@ func (d *Disk) Delete(_ context.Context, name string) error {
 	return nil
 }
 
+// Kept implements Store: a folder locks nothing.
+func (d *Disk) Kept(_ context.Context, name string) error { return checkName(name) }
+
 // clearAway removes temporary files that were last written before that time. Younger ones may be
 // another daemon's, at work.
 func (d *Disk) clearAway(ctx context.Context, before time.Time) error {

@@ -49,17 +49,37 @@ const lockTTL = time.Hour
 // s3:GetBucketObjectLockConfiguration, and where locks are used s3:GetObjectRetention and
 // s3:GetObjectLegalHold. Without them nothing is deleted from such a bucket.
 func (s *S3) Delete(ctx context.Context, name string) error {
+	switch err := s.free(ctx, name); {
+	case err == nil:
+		return s.delete(ctx, name)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
+}
+
+// Kept implements Store: it asks what Delete asks first.
+func (s *S3) Kept(ctx context.Context, name string) error {
+	if err := s.free(ctx, name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// free is nil where nothing keeps an object, by all that is known or can be asked, and fs.ErrNotExist
+// where it was asked and there is none.
+func (s *S3) free(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if time.Now().Unix() >= s.unlocks.Load() {
-		if err := s.unlocked(ctx, name); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			return err
-		}
+	if time.Now().Unix() < s.unlocks.Load() {
+		return nil
 	}
+	return s.unlocked(ctx, name)
+}
+
+func (s *S3) delete(ctx context.Context, name string) error {
 	err := s.call(ctx, "delete", name, s.o.Timeout, func(ctx context.Context, _ int) error {
 		_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: s.bucket(), Key: s.key(name)})
 		return err
@@ -75,6 +95,11 @@ func (s *S3) Delete(ctx context.Context, name string) error {
 
 func (s *S3) denied(name, why, hint string) error {
 	return &KeptError{Store: s.String(), Name: name, Why: why, hint: hint, denied: true}
+}
+
+// blind says that a lock of the bucket couldn't be seen, and so nothing there is deleted.
+func (s *S3) blind(name string) error {
+	return s.denied(name, "this archiver may not see whether the bucket locks what is in it", "grant it s3:GetBucketObjectLockConfiguration on the bucket")
 }
 
 // unlocked is nil when the object may be deleted, and fs.ErrNotExist when there is none.
@@ -103,7 +128,7 @@ func (s *S3) unlocked(ctx context.Context, name string) error {
 	case version(head) == "":
 		return nil // without versions there are no locks
 	case bucketErr != nil:
-		return s.denied(name, "this archiver may not see whether the bucket locks what is in it", "grant it s3:GetBucketObjectLockConfiguration on the bucket")
+		return s.blind(name)
 	}
 	return s.looked(ctx, name, until.IsZero())
 }
@@ -163,6 +188,21 @@ func (s *S3) bucketLocks(ctx context.Context) (bool, error) {
 	})
 	switch code(err) {
 	case "ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed": // services without locks
+		return false, nil
+	}
+	return on, err
+}
+
+// versions tells whether the bucket keeps versions, also where it is told to keep no more of them.
+func (s *S3) versions(ctx context.Context) (bool, error) {
+	var on bool
+	err := s.call(ctx, "look for versions in", "", s.o.Timeout, func(ctx context.Context, _ int) error {
+		out, err := s.client.GetBucketVersioning(ctx, &s3.GetBucketVersioningInput{Bucket: s.bucket()})
+		on = err == nil && out.Status != ""
+		return err
+	})
+	switch code(err) {
+	case "NotImplemented", "MethodNotAllowed": // services without versions
 		return false, nil
 	}
 	return on, err

@@ -140,6 +140,7 @@ func TestS3Locks(t *testing.T) {
 		for _, s := range []*store.S3{plain, locking} {
 			for _, name := range []string{"small", "large", "held"} {
 				err := s.Delete(t.Context(), name)
+				require.Equal(t, err, s.Kept(t.Context(), name), "who asks is told the same")
 				require.ErrorIs(t, err, archive.ErrKept, name)
 				require.NotErrorIs(t, err, fs.ErrPermission, name)
 				var kept *store.KeptError
@@ -150,6 +151,13 @@ func TestS3Locks(t *testing.T) {
 				}
 			}
 			require.NoError(t, s.Delete(t.Context(), "nothing"))
+			require.NoError(t, s.Kept(t.Context(), "nothing"))
+			require.NoError(t, s.Kept(t.Context(), "free"))
+			before := server.Versions(bucket)
+			untried, err := s.TryDelete(t.Context())
+			require.NoError(t, err)
+			require.Contains(t, untried, "the bucket has versions")
+			require.Equal(t, before, server.Versions(bucket), "there is no trace of it")
 		}
 		require.Equal(t, large, (&rig{store: plain}).read(t, "large"))
 		require.NoError(t, plain.Delete(t.Context(), "free"))
@@ -161,6 +169,9 @@ func TestS3Locks(t *testing.T) {
 		err = openS3(t, o).Put(t.Context(), "f", strings.NewReader("x"))
 		require.Error(t, err)
 		require.Contains(t, advice(err), "Object Lock")
+		list, read, put = openS3(t, o).Try(t.Context())
+		require.NoError(t, errors.Join(list, read))
+		require.ErrorContains(t, put, "Object Lock is off for the bucket")
 	})
 }
 
@@ -172,9 +183,10 @@ func TestS3WithoutRightsToDelete(t *testing.T) {
 		r := newRig(t, kind, s3test.Locking)
 		require.NoError(t, r.store.Put(t.Context(), "f", strings.NewReader("x")))
 		denied := s3test.Fault{Status: http.StatusForbidden, Code: "AccessDenied"}
+		seeLocks := func(r *http.Request) bool { return r.URL.Query().Has("object-lock") }
 		for name, meant := range map[string]func(*http.Request) bool{
 			"delete":     del,
-			"see locks":  func(r *http.Request) bool { return r.URL.Query().Has("object-lock") },
+			"see locks":  seeLocks,
 			"see a lock": func(r *http.Request) bool { return r.URL.Query().Has("retention") },
 			"see a hold": func(r *http.Request) bool { return r.URL.Query().Has("legal-hold") },
 		} {
@@ -185,9 +197,13 @@ func TestS3WithoutRightsToDelete(t *testing.T) {
 			require.Contains(t, advice(err), "grant it s3:")
 			require.Equal(t, "x", string(r.read(t, "f")))
 		}
+		r.proxy.Harm(always(seeLocks, denied))
+		_, err := r.store.TryDelete(t.Context())
+		require.ErrorIs(t, err, fs.ErrPermission)
+		require.Contains(t, advice(err), "grant it s3:GetBucketObjectLockConfiguration")
 		r.proxy.Harm(always(func(*http.Request) bool { return false }, denied))
 		require.NoError(t, r.store.Delete(t.Context(), "f"))
-		_, err := r.store.Open(t.Context(), "f")
+		_, err = r.store.Open(t.Context(), "f")
 		require.ErrorIs(t, err, fs.ErrNotExist)
 
 		// Where there are no versions there is nothing to see, and nothing more to be allowed to.
@@ -196,11 +212,24 @@ func TestS3WithoutRightsToDelete(t *testing.T) {
 		o.Endpoint = r.proxy.Endpoint()
 		s := openS3(t, o)
 		require.NoError(t, s.Put(t.Context(), "f", strings.NewReader("x")))
-		r.proxy.Harm(always(func(r *http.Request) bool { return r.URL.Query().Has("object-lock") }, denied))
+		r.proxy.Harm(always(seeLocks, denied))
 		require.NoError(t, s.Delete(t.Context(), "f"))
 		entries, err := s.List(t.Context(), "")
 		require.NoError(t, err)
 		require.Empty(t, entries)
+
+		// It is known before anything is stored, where it can be tried.
+		untried, err := s.TryDelete(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, untried)
+		r.proxy.Harm(always(del, denied))
+		_, err = s.TryDelete(t.Context())
+		require.ErrorIs(t, err, fs.ErrPermission)
+		require.Contains(t, advice(err), "grant it s3:DeleteObject")
+		r.proxy.Harm(always(func(r *http.Request) bool { return r.URL.Query().Has("versioning") }, denied))
+		untried, err = s.TryDelete(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, untried, "s3:GetBucketVersioning")
 	})
 }
 

@@ -34,6 +34,9 @@ type Store interface {
 	Dirs(ctx context.Context, dir string) ([]string, error)
 	// Delete takes a file away. One that doesn't exist is no error.
 	Delete(ctx context.Context, name string) error
+	// Kept tells what would keep Delete from taking a file away, as far as that can be asked: a lock.
+	// nil is nothing.
+	Kept(ctx context.Context, name string) error
 	// String is the store's URL, without secrets.
 	String() string
 }
