@@ -118,47 +118,43 @@ func load(path string, env Env, namesOnly bool) (*Config, []string, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	c, warnings, err := parse(path, text, env, namesOnly)
-	if err == nil && holdsPassword(c, text) && readableByAll(info.Mode()) {
-		warnings = append(warnings, path+" holds a password and can be read by everyone: chmod o-r it, or use password_file")
+	r := newReader(path, env)
+	r.namesOnly = namesOnly
+	c, err := r.whole(text)
+	if err != nil {
+		return nil, nil, err
 	}
-	return c, warnings, err
-}
-
-// holdsPassword tells whether a password stands in the text itself.
-func holdsPassword(c *Config, text []byte) bool {
-	for _, s := range c.Sources {
-		if s.Password != "" && strings.Contains(string(text), string(s.Password)) {
-			return true
-		}
-		if s.Relay != nil && s.Relay.Password != "" && strings.Contains(string(text), string(s.Relay.Password)) {
-			return true
-		}
+	if r.holdsPassword && readableByAll(info.Mode()) {
+		r.warnings = append(r.warnings, path+" holds a password and can be read by everyone: chmod o-r it, or use password_file")
 	}
-	for _, s := range c.Stores {
-		if s.S3.SecretAccessKey != "" && strings.Contains(string(text), string(s.S3.SecretAccessKey)) {
-			return true
-		}
-	}
-	return false
+	return c, r.warnings, nil
 }
 
 // Parse reads a configuration's text; name is what errors call it. It reads the files that
 // the text names for secrets and TLS, and changes nothing.
 func Parse(name string, text []byte, env Env) (*Config, []string, error) {
-	return parse(name, text, env, false)
+	r := newReader(name, env)
+	c, err := r.whole(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, r.warnings, nil
 }
 
-func parse(name string, text []byte, env Env, namesOnly bool) (*Config, []string, error) {
-	r := &reader{file: name, env: env, namesOnly: namesOnly, where: map[string]place{}}
+func newReader(name string, env Env) *reader {
+	return &reader{file: name, env: env, where: map[string]place{}}
+}
+
+// whole reads all of a text.
+func (r *reader) whole(text []byte) (*Config, error) {
 	c := Default()
 	if root := r.parse(text); root != nil {
 		r.config(root, c)
 	}
 	if len(r.errs) > 0 {
-		return nil, nil, r.sorted()
+		return nil, r.sorted()
 	}
-	return c, r.warnings, nil
+	return c, nil
 }
 
 // config is the table of the file's outermost fields.
@@ -227,7 +223,7 @@ func (r *reader) source(n node) (s Source) {
 		{"name", func(n node) { r.value(n, &s.Name, sourceName) }},
 		{"address", func(n node) { r.value(n, &s.Address, Address) }},
 		{"username", func(n node) { r.value(n, &s.Username, notEmpty) }},
-		{"password", func(n node) { r.secret(n, &s.Password) }},
+		{"password", func(n node) { r.password(n, &s.Password) }},
 		{"password_file", func(n node) { r.value(n, &file, notEmpty); r.passwordFile(n, file, &s.Password) }},
 		{"tls", func(n node) { r.tls(n, &s) }},
 		{"announce", func(n node) { r.value(n, &s.Announce, announce) }},

@@ -375,6 +375,15 @@ func TestSecretsThatEveryoneReads(t *testing.T) {
 	_, warnings, err = Load(file, environment())
 	require.NoError(t, err)
 	require.Equal(t, []string{file + " holds a password and can be read by everyone: chmod o-r it, or use password_file"}, warnings)
+
+	// One of the environment isn't in the file, even if it is a word that is.
+	for written, holds := range map[string]bool{"${PASSWORD}": false, "'${PASSWORD}${PASSWORD}'": false, "${PASSWORD}1": true} {
+		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(good, "stores", "    password: "+written+"\nstores", 1)), 0o644))
+		c, warnings, err := Load(file, func(string) (string, bool) { return "disk", true })
+		require.NoError(t, err)
+		require.Contains(t, string(c.Sources[0].Password), "disk")
+		require.Equal(t, holds, len(warnings) > 0, written)
+	}
 }
 
 func TestNoFile(t *testing.T) {

@@ -30,6 +30,8 @@ type reader struct {
 	errs      Errors
 	relays    []relayAt
 	warnings  []string
+
+	holdsPassword bool // the text itself does, at least a part of one
 }
 
 // field is a name that a mapping knows. One without read is not in this version.

@@ -62,7 +62,7 @@ func (r *reader) relay(n node, s *Source) {
 	given := r.mapping(n, "relay", []field{
 		{"listen", func(n node) { r.value(n, &l.Listen, listen) }},
 		{"username", func(n node) { r.value(n, &l.Username, notEmpty) }},
-		{"password", func(n node) { r.secret(n, &l.Password) }},
+		{"password", func(n node) { r.password(n, &l.Password) }},
 		{"password_file", func(n node) { r.value(n, &file, notEmpty); r.passwordFile(n, file, &l.Password) }},
 		{"tls", func(n node) { l.TLS = r.relayTLS(n) }},
 	})

@@ -147,21 +147,27 @@ func kind(n node) string {
 	return fmt.Sprintf("the single value %q", n.GetToken().Value)
 }
 
-// text gives a scalar as it was written, with ${NAME} replaced. Numbers and booleans are text
-// too: a password of digits needs no quotes.
-func (r *reader) text(n node) (string, bool) {
+// written gives a scalar as it stands there. Numbers and booleans are text too: a password of digits
+// needs no quotes.
+func (r *reader) written(n node) (string, bool) {
 	if n = r.follow(n); n == nil {
 		return "", false
 	}
-	var s string
 	switch v := n.(type) {
 	case *ast.LiteralNode:
-		s = v.Value.Value
+		return v.Value.Value, true
 	case *ast.NullNode, *ast.MappingNode, *ast.MappingValueNode, *ast.SequenceNode:
 		r.fail(r.at(n), "this is "+kind(n)+", it wants a single value")
 		return "", false
-	default:
-		s = n.GetToken().Value
+	}
+	return n.GetToken().Value, true
+}
+
+// text gives a scalar with ${NAME} replaced.
+func (r *reader) text(n node) (string, bool) {
+	s, ok := r.written(n)
+	if !ok {
+		return "", false
 	}
 	s, err := expand(s, r.env)
 	if err != nil {
@@ -195,6 +201,18 @@ func (r *reader) secret(n node, to *Secret) {
 		_, err := notEmpty(s)
 		return Secret(s), err
 	})
+}
+
+// password is secret for what keeps a server closed. What comes from the environment isn't in the text.
+func (r *reader) password(n node, to *Secret) {
+	r.secret(n, to)
+	if *to == "" {
+		return // its own error was told
+	}
+	if s, ok := r.written(n); ok {
+		rest, err := expand(s, func(string) (string, bool) { return "", true })
+		r.holdsPassword = r.holdsPassword || err == nil && rest != ""
+	}
 }
 
 // passwordFile reads a password. An empty name was told before.
