@@ -189,10 +189,18 @@ func TestReload(t *testing.T) {
 	reload("the old one stays in force")
 	require.Contains(t, d.LogText(), "adress")
 	require.Len(t, d.Status().Sources, 2)
+	require.Contains(t, d.Do("status"), "the one before stays in force")
+	require.Contains(t, d.Do("status"), `unknown field "adress"`)
+	require.Contains(t, d.Run("status").Stderr, `unknown field "adress"`, "the file is still wrong")
+	require.Contains(t, d.Do("status", "--json"), `"failed_reload": {`)
+	require.Contains(t, d.Get("/metrics"), "\noffloader_reload_failing 1\n")
 
 	require.NoError(t, os.WriteFile(config, []byte(strings.Replace(string(text), "4GiB", "5GiB", 1)), 0o600))
 	reload("changes with a restart only")
 	require.Contains(t, d.LogText(), "part=spool")
+	require.NotContains(t, d.Do("status"), "stays in force", "it was put right")
+	require.Contains(t, d.Do("status", "--json"), `"failed_reload": null`)
+	require.Contains(t, d.Get("/metrics"), "\noffloader_reload_failing 0\n")
 
 	require.NotEmpty(t, connection)
 	require.Equal(t, connection, connectionOf(one), "one did not notice")

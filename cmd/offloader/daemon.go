@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/store"
+	"github.com/offloader/offloader/internal/stream"
 )
 
 // encoders are enough to keep two cores busy, and are shared by all sources: so many for each store.
@@ -37,6 +39,8 @@ type daemon struct {
 	hup    <-chan os.Signal
 	bound  func(sources, relays int) // bounds the memory
 	line   *liveLine                 // progress on a terminal; nil: it is logged
+
+	failed atomic.Pointer[httpapi.FailedReload] // the last reload, nil where it didn't fail
 }
 
 // run works until ctx ends, and then drains.
@@ -65,7 +69,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	beat := heartbeat.New(string(c.Heartbeat.URL), d.log)
 	web := httpapi.New(httpapi.Options{
 		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, RDB: f.dataset, Logger: d.log,
-		MaxAge: f.limits, Heartbeat: beat.Status,
+		MaxAge: f.limits, Heartbeat: beat.Status, FailedReload: d.failed.Load,
 	})
 	systemd := &notifier{log: d.log, sources: f.report}
 	d.log.Info("offloader has started", "version", build().Version, "pid", os.Getpid(), "sources", len(wanted),
@@ -113,10 +117,14 @@ func (d *daemon) reload(ctx context.Context, f *fleet, work *jobs, systemd *noti
 			wanted, err = wants(c.Sources)
 		}
 		if err != nil {
+			failed := &httpapi.FailedReload{Time: stream.TimeOf(time.Now())}
 			for _, one := range flatten(err) {
 				d.log.Error("the configuration is wrong, the old one stays in force", "error", one)
+				failed.Errors = append(failed.Errors, one.Error())
 			}
+			d.failed.Store(failed)
 		} else {
+			d.failed.Store(nil)
 			d.log.Info("the configuration was read again")
 			d.needsRestart(c)
 			d.bound(len(wanted), relays(wanted))

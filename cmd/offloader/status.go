@@ -29,19 +29,27 @@ every moment can be restored, what is received, durable and stored, and what is 
 
 The daemon is found by its spool, which --archive DIR has in DIR/.spool, a configuration at
 spool.path, and a daemon that runs with --archive s3://… in ` + config.DefaultSpool + `; or else at
-http.listen.
+http.listen. One that found its configuration wrong at a reload goes on with the one before, and says
+what is wrong.
 
 Exit codes: 0 it answered; 1 it didn't, or can't be reached; 2 wrong usage or configuration.`,
 		Example: "  offloader status\n  offloader status --archive /srv/archive\n  offloader status --json | jq '.sources[].not_durable_bytes'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			spool, listen, err := a.whereDaemonIs()
-			if err != nil {
-				return err
+			spool, listen, wrong := a.whereDaemonIs()
+			if wrong != nil && spool == "" {
+				return wrong
 			}
 			answer, err := askDaemon(cmd.Context(), spool, listen)
-			if err != nil {
+			switch {
+			case err != nil && wrong != nil:
+				return wrong
+			case err != nil:
 				return err
+			case wrong != nil: // the daemon goes on with the configuration as it was, and says so
+				for _, one := range flatten(wrong) {
+					a.term.say("offloader: warning: %v", one)
+				}
 			}
 			var report httpapi.Report
 			if err := json.Unmarshal(answer, &report); err != nil || report.Version == "" {
@@ -56,7 +64,8 @@ Exit codes: 0 it answered; 1 it didn't, or can't be reached; 2 wrong usage or co
 	}
 }
 
-// whereDaemonIs gives the folder of its spool and the address that it serves, "" where not known.
+// whereDaemonIs gives the folder of its spool and the address that it serves, "" where not known; also
+// beside an error, where that is about other parts of the configuration.
 func (a *app) whereDaemonIs() (spool, listen string, err error) {
 	if a.archiveURL != "" {
 		if a.configFile != "" {
@@ -72,10 +81,10 @@ func (a *app) whereDaemonIs() (spool, listen string, err error) {
 		return "", config.DefaultListen, nil
 	}
 	c, err := a.loadConfig(config.LoadToRead)
-	if err != nil {
-		return "", "", err
+	if c == nil || err != nil && a.configFile != "" && c.Spool.Path == config.DefaultSpool {
+		return "", "", err // by what could be read, another daemon might be meant
 	}
-	return c.Spool.Path, c.HTTP.Listen, nil
+	return c.Spool.Path, c.HTTP.Listen, err
 }
 
 // A noDaemonError says that nobody answers.

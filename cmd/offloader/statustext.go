@@ -28,6 +28,14 @@ func (a *app) printStatus(r httpapi.Report, now time.Time) error {
 			return err
 		}
 	}
+	if r.FailedReload != nil {
+		if err := a.term.print("%s", paint(a.term.colour, "1", "configuration")); err != nil {
+			return err
+		}
+		if err := a.term.table("  ", "", reloadRows(*r.FailedReload, now)); err != nil {
+			return err
+		}
+	}
 	rows := jobRows(r.Jobs, now)
 	if r.Heartbeat != nil {
 		rows = append(rows, heartbeatRow(*r.Heartbeat, now))
@@ -39,6 +47,15 @@ func (a *app) printStatus(r httpapi.Report, now time.Time) error {
 		return err
 	}
 	return a.term.table("  ", "", rows)
+}
+
+// reloadRows say what is wrong with a configuration that isn't in force.
+func reloadRows(f httpapi.FailedReload, now time.Time) [][]cell {
+	rows := [][]cell{{{text: "reload", colour: "31"}, {text: "failed " + moment(f.Time, now) + ", the one before stays in force", colour: "31"}}}
+	for _, err := range f.Errors {
+		rows = append(rows, []cell{{}, {text: err, colour: "31"}})
+	}
+	return append(rows, []cell{{}, {text: "→ put it right and reload it again; `offloader check` reads it too"}})
 }
 
 // heartbeatRow says who is called while all is well, and whether that goes well.

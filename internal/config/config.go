@@ -103,7 +103,8 @@ func Load(path string, env Env) (*Config, []string, error) { return load(path, e
 // LoadToRead is Load for who reads the archive or asks the daemon, and attaches to no master: of
 // the sources only the names are taken, and an identity that can't be read is no error until it is
 // needed. So a restore needs neither the daemon's environment, nor its credentials, which systemd
-// takes away when the daemon is down.
+// takes away when the daemon is down. Beside Errors it gives what could be read: a daemon that goes on
+// with the file as it was can still be asked.
 func LoadToRead(path string, env Env) (*Config, []string, error) { return load(path, env, true) }
 
 func load(path string, env Env, namesOnly bool) (*Config, []string, error) {
@@ -121,10 +122,12 @@ func load(path string, env Env, namesOnly bool) (*Config, []string, error) {
 	r := newReader(path, env)
 	r.namesOnly = namesOnly
 	c, err := r.whole(text)
-	if err != nil {
+	switch {
+	case err != nil && namesOnly:
+		return c, nil, err
+	case err != nil:
 		return nil, nil, err
-	}
-	if r.holdsPassword && readableByAll(info.Mode()) {
+	case r.holdsPassword && readableByAll(info.Mode()):
 		r.warnings = append(r.warnings, path+" holds a password and can be read by everyone: chmod o-r it, or use password_file")
 	}
 	return c, r.warnings, nil
@@ -145,14 +148,14 @@ func newReader(name string, env Env) *reader {
 	return &reader{file: name, env: env, where: map[string]place{}}
 }
 
-// whole reads all of a text.
+// whole reads all of a text, and gives what could be read beside an error.
 func (r *reader) whole(text []byte) (*Config, error) {
 	c := Default()
 	if root := r.parse(text); root != nil {
 		r.config(root, c)
 	}
 	if len(r.errs) > 0 {
-		return nil, r.sorted()
+		return c, r.sorted()
 	}
 	return c, nil
 }

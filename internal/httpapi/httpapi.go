@@ -55,6 +55,14 @@ type Report struct {
 	Jobs    []Job    `json:"jobs"`
 
 	Heartbeat *heartbeat.Status `json:"heartbeat"` // null where nobody is called
+
+	FailedReload *FailedReload `json:"failed_reload"` // null while the configuration in force is the one that was read last
+}
+
+// FailedReload is a configuration that was found wrong, so that the one before stays in force.
+type FailedReload struct {
+	Time   stream.Time `json:"time"`
+	Errors []string    `json:"errors"`
 }
 
 // Job is something that is done by the clock.
@@ -107,6 +115,8 @@ type Options struct {
 	// MaxAge limits how old things may become; nil: the newest byte stored alone is limited.
 	MaxAge    func() stale.Limits
 	Heartbeat func() *heartbeat.Status // nil: there is none
+	// FailedReload is the last reload, if it failed; nil: none ever does.
+	FailedReload func() *FailedReload
 	// Snapshot takes one of a source, and returns when every store has it; nil: it can't be asked for.
 	Snapshot func(ctx context.Context, source string) (Snapshot, error)
 	// RDB gives use the dataset of a source as it is now, and returns what use does; nil: it can't
@@ -216,6 +226,14 @@ func (s *Server) heartbeat() *heartbeat.Status {
 	return s.o.Heartbeat()
 }
 
+// failedReload is the last reload, nil where it didn't fail.
+func (s *Server) failedReload() *FailedReload {
+	if s.o.FailedReload == nil {
+		return nil
+	}
+	return s.o.FailedReload()
+}
+
 // status is /api/v1/status.
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	report := Report{Version: s.o.Build.Version, Sources: s.o.Sources(s.o.Now())}
@@ -223,7 +241,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 		report.Sources = []Source{}
 	}
 	report.Jobs = s.jobs()
-	report.Heartbeat = s.heartbeat()
+	report.Heartbeat, report.FailedReload = s.heartbeat(), s.failedReload()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	e := json.NewEncoder(w)

@@ -161,7 +161,7 @@ func TestStatusIsTheContract(t *testing.T) {
 
 	var back Report
 	require.NoError(t, json.Unmarshal([]byte(body), &back))
-	require.Equal(t, Report{"1.2.3", []Source{well("cache")}, []Job{}, nil}, back)
+	require.Equal(t, Report{Version: "1.2.3", Sources: []Source{well("cache")}, Jobs: []Job{}}, back)
 
 	_, body = newRig().get("/api/v1/status")
 	require.Contains(t, body, `"sources": []`)

@@ -115,6 +115,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			emit("offloader_store_full_seconds", gauge, o.full, d.Store)
 		}
 	}
+	emit("offloader_reload_failing", gauge, truth(c.s.failedReload() != nil))
 	if beat := c.s.heartbeat(); beat != nil {
 		emit("offloader_heartbeat_failing", gauge, truth(beat.Error != ""))
 		if at, known := seconds(beat.Last); known {

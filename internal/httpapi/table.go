@@ -30,6 +30,7 @@ var daemonMetrics = []struct {
 	{"offloader_source_state", "1 for the state that the source is in, 0 for the others.", []string{"source", "state"}},
 	{"offloader_stream_bytes_per_day", "Bytes of stream a day, at the rate of the last hour.", []string{"source"}},
 	{"offloader_link_errors_total", "Connections to the master that failed or broke, by kind.", []string{"source", "kind"}},
+	{"offloader_reload_failing", "1 where the last reload found the configuration wrong, so that the one before stays in force.", nil},
 	{"offloader_heartbeat_last_success_timestamp_seconds", "When the heartbeat URL was last called with success.", nil},
 	{"offloader_heartbeat_failing", "1 where the last call of the heartbeat URL failed.", nil},
 }
