@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -39,12 +38,7 @@ func toJudge(ctx context.Context, c *config.Config) []store.Store {
 func ages(ctx context.Context, st store.Store, source string, limits stale.Limits, now time.Time) []check.Finding {
 	cat, err := archive.Load(ctx, st, source)
 	if err != nil {
-		f := check.Finding{Name: "age", Level: check.Fail, Message: fmt.Sprintf("what %s has can't be told: %v", st, err)}
-		var way interface{ Hint() string }
-		if errors.As(err, &way) {
-			f.Hint = way.Hint()
-		}
-		return []check.Finding{f}
+		return []check.Finding{failed("age", fmt.Errorf("what %s has can't be told: %w", st, err))}
 	}
 	held := stale.Of(cat)
 	if held.Since == 0 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/offloader/offloader/internal/check"
 	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/stale"
 )
 
 func (a *app) checkCommand() *cobra.Command {
@@ -23,11 +24,13 @@ func (a *app) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Tell whether archiving is going to work, and what it will cost; changes nothing",
 		Long: `Tell whether archiving is going to work, and what it will cost: is the configuration
-right, can masters and stores be reached, which rights are missing, how large the fork is that
-attaching costs, and whether the master's backlog and buffers cover it. Each finding is "ok",
-"warn" (it works, and has a price) or "FAIL" (it doesn't work), with what to do, often a line to
-paste. Nothing is changed, on the master or on disk. Where the configuration has "max_age", what is
-too old in a store is a "FAIL" too, whether a daemon runs or not.
+right, can masters, stores, places of exports and the replica for snapshots be reached, which rights
+are missing, how large the fork is that attaching costs, whether the master's backlog and buffers cover
+it, and whether the master goes on with what is archived already. Each finding is "ok", "warn" (it works,
+and has a price) or "FAIL" (it doesn't work), with what to do, often a line to paste. Nothing is changed,
+on the master, in a store or on disk, and the heartbeat isn't called: so of some things only a part can
+be tried, and what wasn't is said. Where the configuration has "max_age", what is too old in a store is a
+"FAIL" too, whether a daemon runs or not.
 
 Exit codes: 0 all is fine, or there are only warnings; 1 something fails; 2 wrong usage or
 configuration.`,
@@ -60,11 +63,13 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 	var dataset int64
 	masters := make([]asked, len(c.Sources))
 	stores, limits, now := toJudge(ctx, c), maxAge(c), time.Now()
+	archived := a.archived(ctx, c, running)
 	var g errgroup.Group
-	g.SetLimit(8) // sources are many, and one that hangs holds up only its own answer
+	g.SetLimit(atOnce)
 	for i, s := range c.Sources {
 		g.Go(func() error {
-			masters[i] = a.ask(ctx, s, running)
+			masters[i] = a.ask(ctx, s, c, running)
+			masters[i].findings = append(masters[i].findings, archived(s.Name, masters[i].facts)...)
 			for _, st := range stores {
 				masters[i].findings = append(masters[i].findings, ages(ctx, st, s.Name, limits, now)...)
 			}
@@ -79,7 +84,9 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 			f.Source = c.Sources[i].Name
 			r.Checks = append(r.Checks, f)
 		}
-		dataset += m.dataset
+		if m.facts != nil {
+			dataset += m.facts.Dataset()
+		}
 	}
 	r.Checks = append(r.Checks, a.local(ctx, c, dataset, running)...)
 	failed := 0
@@ -100,46 +107,92 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 	return err
 }
 
+// atOnce is how much is looked at side by side: it is many, and what hangs holds up only its own answer.
+const atOnce = 8
+
 // asked is what one master said.
 type asked struct {
 	findings []check.Finding
-	dataset  int64
+	facts    *check.Facts // nil where it could not be asked
 }
 
-func (a *app) ask(ctx context.Context, s config.Source, running bool) asked {
-	failed := func(err error) asked {
-		f := check.Finding{Name: "master", Level: check.Fail, Message: err.Error()}
-		var way interface{ Hint() string }
-		if errors.As(err, &way) {
-			f.Hint = way.Hint()
-		}
-		return asked{findings: []check.Finding{f}}
-	}
+// ask asks a source's master, and the replica of it that snapshots are taken of.
+func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, running bool) asked {
 	tls, err := connection(s)
 	if err != nil {
-		return failed(err)
+		return asked{findings: []check.Finding{failed("master", err)}}
 	}
 	m := check.Master{Address: s.Address, Username: s.Username, Password: string(s.Password), TLS: tls, Sample: time.Second, Timeout: timeout}
-	facts, err := m.Ask(ctx)
-	if err != nil {
-		return failed(err)
+	us := check.Ours{User: s.Username, Attached: running, AckStore: c.Ack == "store"}
+	var master asked
+	if master.facts, err = m.Ask(ctx); err != nil {
+		master.findings = append(master.findings, failed("master", err))
+	} else {
+		master.findings = check.Advise(master.facts, us)
 	}
-	return asked{check.Advise(facts, s.Username, running), facts.Dataset()}
+	if c.Snapshots.Method == config.MethodReplica {
+		m.Address, m.Sample = c.Snapshots.Address, 0 // the rest is its master's
+		if replica, err := m.Ask(ctx); err != nil {
+			master.findings = append(master.findings, failed("replica", err))
+		} else {
+			master.findings = append(master.findings, check.AdviseReplica(replica, master.facts, us)...)
+		}
+	}
+	return master
 }
 
-// local looks at what is on this machine, and at the stores.
+// failed is an error as a finding.
+func failed(name string, err error) check.Finding {
+	f := check.Finding{Name: name, Level: check.Fail, Message: err.Error()}
+	var way interface{ Hint() string }
+	if errors.As(err, &way) {
+		f.Hint = way.Hint()
+	}
+	return f
+}
+
+// archived gives what tells of a master whether it goes on with what is archived of its source. Nobody
+// asks while a daemon runs: it is attached, or says why not.
+func (a *app) archived(ctx context.Context, c *config.Config, running bool) func(source string, f *check.Facts) []check.Finding {
+	nothing := func(string, *check.Facts) []check.Finding { return nil }
+	if running {
+		return nothing
+	}
+	o, err := a.openPlaces(ctx, c)
+	if err != nil {
+		return nothing // what is said of the stores is enough
+	}
+	o.say = func(string, ...any) {} // the same
+	return func(source string, f *check.Facts) []check.Finding {
+		if f == nil {
+			return nil
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+		defer cancel()
+		mine := *o
+		mine.said = map[string]bool{} // others ask at the same time
+		cat, err := mine.load(source)(ctx)
+		if err == nil && len(cat.Problems) > 0 {
+			err = cat.Problems[0] // the newest timeline may be what can't be read
+		}
+		if err != nil {
+			return []check.Finding{{Name: "archive", Level: check.Warn, Message: fmt.Sprintf("whether the master goes on with what is archived can't be told: %v", err)}}
+		}
+		if len(cat.Timelines) == 0 {
+			return nil
+		}
+		newest, end := cat.Timelines[len(cat.Timelines)-1], stale.Of(cat)
+		at := newest.End()
+		return check.AdviseHistory(f, check.Archived{Timeline: newest.Timeline, ReplID: newest.ReplIDAt(at), Offset: at, Last: end.Stored.Go()}, time.Now())
+	}
+}
+
+// local looks at what is on this machine, and at what it sends to.
 func (a *app) local(ctx context.Context, c *config.Config, dataset int64, running bool) []check.Finding {
 	var list []check.Finding
 	spool := check.Folder{Name: "spool", Path: c.Spool.Path, MinFree: c.Spool.MinFree.Of, Needs: dataset + int64(c.Spool.MaxSize), What: "the first snapshot with the stream up to max_size"}
 	list = append(list, spool.Check()...)
-	for _, s := range c.Stores {
-		if s.Type == config.TypeS3 {
-			list = append(list, bucket(ctx, s.S3)...)
-			continue
-		}
-		store := check.Folder{Name: "store", Path: s.Path, MinFree: c.Spool.MinFree.Of, Needs: dataset, What: "the first snapshot"}
-		list = append(list, store.Check()...)
-	}
+	list = append(list, places(ctx, c, dataset)...)
 	if e := c.Encryption; len(e.Recipients) > 0 {
 		f := check.Finding{Name: "encryption", Level: check.OK, Message: "what is stored is encrypted to " + plural(int64(len(e.Recipients)), "recipient", "recipients")}
 		if e.Identity.Empty() {
@@ -148,7 +201,8 @@ func (a *app) local(ctx context.Context, c *config.Config, dataset int64, runnin
 		list = append(list, f)
 	}
 	if os.Geteuid() == 0 {
-		list = append(list, check.Finding{Name: "user", Level: check.OK, Message: "these were asked as root; the daemon's own user may have fewer rights", Hint: "run this as that user: sudo -u offloader offloader check"})
+		list = append(list, check.Finding{Name: "user", Level: check.OK, Message: "these were asked as root; the daemon's own user may have fewer rights",
+			Hint: "run this as that user: sudo -u USER offloader check. Where systemd makes the user up (DynamicUser): systemd-run --pipe --wait -p DynamicUser=yes -p User=offloader -p StateDirectory=offloader -p StateDirectoryMode=0700 offloader check, with the unit's LoadCredential lines as -p too"})
 	}
 	if running {
 		return append(list, check.Finding{Name: "daemon", Level: check.OK, Message: "a daemon is at work on this spool: see `offloader status`"})

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/offloader/offloader/internal/check"
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/store"
 )
@@ -55,34 +52,4 @@ func openS3(ctx context.Context, s config.S3, timeout time.Duration) (*store.S3,
 		Encryption: s.Encryption, KMSKeyID: s.KMSKeyID, StorageClass: s.StorageClass, Tags: s.Tags,
 		LockMode: s.LockMode, LockFor: time.Duration(s.LockFor), Timeout: timeout,
 	})
-}
-
-// bucket tells whether a store on S3 can be used, and what is missing for it.
-func bucket(ctx context.Context, s config.S3) []check.Finding {
-	failed := func(err error) check.Finding {
-		f := check.Finding{Name: "store", Level: check.Fail, Message: err.Error()}
-		var way interface{ Hint() string }
-		if errors.As(err, &way) {
-			f.Hint = way.Hint()
-		}
-		return f
-	}
-	st, err := openS3(ctx, s, timeout)
-	if err != nil {
-		return []check.Finding{failed(err)}
-	}
-	list, read, put := st.Try(ctx)
-	if list != nil && read != nil && put != nil {
-		return []check.Finding{failed(list)} // the way there: the others say the same
-	}
-	var found []check.Finding
-	for _, err := range []error{list, read, put} {
-		if err != nil {
-			found = append(found, failed(err))
-		}
-	}
-	if found == nil {
-		found = append(found, check.Finding{Name: "store", Level: check.OK, Message: fmt.Sprintf("%s can be listed, read and written; whether it lets delete is not tried", st)})
-	}
-	return found
 }

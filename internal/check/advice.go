@@ -21,12 +21,18 @@ const (
 	stillPerGiB = 25 * time.Millisecond
 )
 
-// Advise turns what is known of a master into findings. attached tells that a daemon of ours is
-// one of its replicas already; user is who asked, "" for the default user.
-func Advise(f *Facts, user string, attached bool) []Finding {
+// Ours is what is known of our own side.
+type Ours struct {
+	User     string // who asks, "" for the default user
+	Attached bool   // a daemon of ours is one of the master's replicas already
+	AckStore bool   // acknowledged is what every store has
+}
+
+// Advise turns what is known of a master into findings.
+func Advise(f *Facts, us Ours) []Finding {
 	var out findings
 	f.identity(&out)
-	f.rights(&out, user)
+	f.rights(&out, us.User, "master")
 	if f.Info == nil {
 		return out
 	}
@@ -36,7 +42,7 @@ func Advise(f *Facts, user string, attached bool) []Finding {
 	f.backlog(&out)
 	f.buffer(&out)
 	f.timeout(&out)
-	f.wait(&out, attached)
+	f.wait(&out, us)
 	f.persistence(&out)
 	return out
 }
@@ -46,11 +52,8 @@ func (f *Facts) identity(out *findings) {
 		out.add(Warn, "master", "", "it answers, and may not tell what it is: nothing can be said about what attaching costs")
 		return
 	}
-	product, version := "redis", f.Info["redis_version"]
-	if v := f.Info["valkey_version"]; v != "" {
-		product, version = "valkey", v
-	}
-	if f.Info["redis_mode"] == "sentinel" || f.Info["server_mode"] == "sentinel" {
+	product, version := f.product()
+	if f.sentinel() {
 		out.add(Fail, "master", "ask it where the master is: SENTINEL GET-MASTER-ADDR-BY-NAME name", "this is a Sentinel, it holds no data")
 		return
 	}
@@ -77,8 +80,19 @@ func (f *Facts) identity(out *findings) {
 	}
 }
 
-// rights tells what the user may do, and the line that grants the rest.
-func (f *Facts) rights(out *findings, user string) {
+func (f *Facts) product() (name, version string) {
+	if v := f.Info["valkey_version"]; v != "" {
+		return "valkey", v
+	}
+	return "redis", f.Info["redis_version"]
+}
+
+func (f *Facts) sentinel() bool {
+	return f.Info["redis_mode"] == "sentinel" || f.Info["server_mode"] == "sentinel"
+}
+
+// rights tells what the user may do on a server, and the line that grants the rest.
+func (f *Facts) rights(out *findings, user, server string) {
 	who := user
 	if who == "" {
 		who = "default"
@@ -94,14 +108,14 @@ func (f *Facts) rights(out *findings, user string) {
 	unknown := func(words string) bool { return strings.Contains(strings.ToLower(words), "unknown command") }
 	switch {
 	case len(missing) > 0:
-		out.add(Fail, "rights", fmt.Sprintf("on the master: ACL SETUSER %s %s", who, quoted(missing)), "user %s may not attach: it lacks %s", who, strings.Join(missing, " and "))
+		out.add(Fail, "rights", fmt.Sprintf("on the %s: ACL SETUSER %s %s", server, who, quoted(missing)), "user %s may not attach: it lacks %s", who, strings.Join(missing, " and "))
 	case unknown(f.Psync):
 		out.add(Warn, "rights", "where it is a hosted server, ask its vendor for PSYNC; else see rename-command in its configuration",
 			"it doesn't know PSYNC: only plain SYNC is left, which can't resume, so each interruption is a full resync and a fork")
 	case unknown(f.Refused["replconf"]):
 		out.add(Fail, "rights", "where it is a hosted server, ask its vendor for REPLCONF; else see rename-command in its configuration", "it doesn't know REPLCONF, without which nothing can be acknowledged")
 	case who == "default":
-		out.add(OK, "rights", "on the master: "+aclLine(""), "user default may attach; a user of its own, with fewer rights, is enough")
+		out.add(OK, "rights", "on the "+server+": "+aclLine(""), "user default may attach; a user of its own, with fewer rights, is enough")
 	default:
 		out.ok("rights", "user %s may attach", who)
 	}
@@ -112,7 +126,7 @@ func (f *Facts) rights(out *findings, user string) {
 		}
 	}
 	if len(extra) > 0 {
-		out.add(Warn, "extra rights", fmt.Sprintf("on the master: ACL SETUSER %s %s", who, quoted(extra)), "user %s lacks %s: it works without, and less can be told", who, strings.Join(extra, " and "))
+		out.add(Warn, "extra rights", fmt.Sprintf("on the %s: ACL SETUSER %s %s", server, who, quoted(extra)), "user %s lacks %s: it works without, and less can be told", who, strings.Join(extra, " and "))
 	} else if f.Config == nil && f.Info != nil {
 		out.add(Warn, "extra rights", "", "the server doesn't tell its settings (%s): what depends on them isn't checked", f.Refused["config|get"])
 	}
@@ -123,12 +137,18 @@ func (f *Facts) state(out *findings) {
 	switch {
 	case f.Info["loading"] == "1":
 		out.add(Warn, "state", "wait: Offloader does", "it is loading its dataset, and refuses replicas until that is done")
-	case strings.HasPrefix(f.Psync, "NOMASTERLINK"), strings.HasPrefix(f.Psync, "MASTERDOWN"), f.Info["role"] == "slave" && f.Info["master_link_status"] != "up":
+	case f.cutOff():
 		out.add(Fail, "state", fmt.Sprintf("mend its link to %s:%s, or name another source", f.Info["master_host"], f.Info["master_port"]),
 			"it is a replica whose own link is down, and gives nothing on while that is so")
 	case f.Info["role"] == "slave":
 		out.ok("state", "it is a replica of %s:%s: same ids, offsets and bytes, and what follows falls on it and not on its master", f.Info["master_host"], f.Info["master_port"])
 	}
+}
+
+// cutOff tells of a replica that its own link is down: it refuses to give anything on.
+func (f *Facts) cutOff() bool {
+	return strings.HasPrefix(f.Psync, "NOMASTERLINK") || strings.HasPrefix(f.Psync, "MASTERDOWN") ||
+		f.Info["role"] == "slave" && f.Info["master_link_status"] != "up"
 }
 
 // Dataset bounds the RDB from above: values in memory are at least as large, nearly always.
@@ -272,21 +292,25 @@ func (f *Facts) timeout(out *findings) {
 }
 
 // wait says which number to give to WAIT, and what counts us without knowing what we are.
-func (f *Facts) wait(out *findings, attached bool) {
+func (f *Facts) wait(out *findings, us Ours) {
 	if f.Info["role"] == "slave" {
 		out.add(OK, "wait", "", "WAIT on the master above doesn't count replicas of replicas: attach to the master itself where WAIT shall mean archived")
 		return
 	}
 	others := f.number("connected_slaves")
-	if attached && others > 0 {
+	if us.Attached && others > 0 {
 		others--
 	}
 	// "Counts" is all that the engine does: it can't know that nobody can fail over to us.
 	const counted = "; Offloader counts as a replica there and can't be promoted"
+	means := "means archived durably"
+	if us.AckStore {
+		means = "returns when every store has it"
+	}
 	if others == 0 {
-		out.ok("wait", "WAIT 1 <ms> means archived durably%s", counted)
+		out.ok("wait", "WAIT 1 <ms> %s%s", means, counted)
 	} else {
-		out.ok("wait", "with %d other replicas, WAIT %d <ms> means archived durably%s", others, others+1, counted)
+		out.ok("wait", "with %d other replicas, WAIT %d <ms> %s%s", others, others+1, means, counted)
 	}
 	if n := atoi(f.Config["min-replicas-to-write"]); n > 0 {
 		out.add(Warn, "min-replicas", fmt.Sprintf("CONFIG SET min-replicas-to-write %d, once Offloader is attached, where it shall go on to count replicas that can take over", n+1),

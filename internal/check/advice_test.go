@@ -29,7 +29,7 @@ func busy() *Facts {
 }
 
 func TestWhatAttachingCosts(t *testing.T) {
-	list := Advise(busy(), "offloader", false)
+	list := Advise(busy(), Ours{User: "offloader"})
 	require.Equal(t, "redis 7.0.15, 8.0 GiB in 1000005 keys", named(list, "master", OK)[0].Message)
 	require.Equal(t, "attaching costs one fork of 8.0 GiB; the last one stopped the server for 95 ms; at most 23 GiB of the machine's 32 GiB are free for pages written meanwhile",
 		named(list, "fork", OK)[0].Message)
@@ -49,6 +49,7 @@ func TestAdvice(t *testing.T) {
 		name     string
 		change   func(*Facts)
 		attached bool
+		store    bool
 		finding  string
 		level    Level
 		says     string
@@ -73,6 +74,7 @@ func TestAdvice(t *testing.T) {
 		{name: "no memory for a fork", change: func(f *Facts) { f.Info["total_system_memory"] = "10737418240" }, finding: "fork", level: Warn, says: "At most 1.0 GiB of the machine's 10 GiB are free"},
 		{name: "two other replicas", change: func(f *Facts) { f.Info["connected_slaves"] = "2" }, finding: "wait", level: OK, says: "with 2 other replicas, WAIT 3 <ms> means archived durably"},
 		{name: "we are one of the replicas", change: func(f *Facts) { f.Info["connected_slaves"] = "1" }, attached: true, finding: "wait", level: OK, says: "WAIT 1 <ms> means"},
+		{name: "stores acknowledge", change: func(f *Facts) { f.Info["connected_slaves"] = "1" }, store: true, finding: "wait", level: OK, says: "with 1 other replicas, WAIT 2 <ms> returns when every store has it"},
 		{name: "we can't be promoted", change: func(*Facts) {}, finding: "wait", level: OK, says: "counts as a replica there and can't be promoted"},
 		{name: "min-replicas", change: func(f *Facts) { f.Config["min-replicas-to-write"] = "1" }, finding: "min-replicas", level: Warn, hint: "CONFIG SET min-replicas-to-write 2"},
 		{name: "a replica", change: func(f *Facts) {
@@ -100,7 +102,7 @@ func TestAdvice(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := busy()
 			tt.change(f)
-			list := Advise(f, "offloader", tt.attached)
+			list := Advise(f, Ours{User: "offloader", Attached: tt.attached, AckStore: tt.store})
 			found := named(list, tt.finding, tt.level)
 			require.NotEmpty(t, found, "%+v", list)
 			require.Contains(t, found[0].Message, tt.says)

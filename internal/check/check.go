@@ -5,7 +5,9 @@
 // what it refuses is a finding too, with the line that grants it. The right to attach is tried
 // by a PSYNC that can't succeed. What was learnt is a Facts, and advice.go, which does no I/O,
 // turns that into findings: the fork and its size, what the master must buffer meanwhile, what
-// its backlog covers. disk.go looks at spool and stores.
+// its backlog covers. So is the replica that snapshots are taken of, and held against its master
+// (replica.go); and the master against what is archived already (history.go). disk.go looks at spool
+// and stores.
 //
 // Each finding says how it stands, and what to do where it doesn't stand well.
 package check

@@ -35,7 +35,7 @@ func ask(t *testing.T, m Master) []Finding {
 	t.Helper()
 	facts, err := m.Ask(t.Context())
 	require.NoError(t, err)
-	return Advise(facts, m.Username, false)
+	return Advise(facts, Ours{User: m.Username})
 }
 
 // Whatever is asked, the master makes no sync and no fork, has no replica afterwards, and its

@@ -27,6 +27,7 @@ type Master struct {
 
 // Facts is what a master told about itself, and what it wouldn't.
 type Facts struct {
+	Address string            // where it was asked
 	Info    map[string]string // INFO, of all sections asked for; nil where it was refused
 	Config  map[string]string // CONFIG GET of what matters here; nil where it was refused
 	Refused map[string]string // command to the master's own words
@@ -128,7 +129,7 @@ func (m Master) ask(ctx context.Context, conn *redis.Conn) (*Facts, error) {
 	if err := m.login(ctx, conn); err != nil {
 		return nil, &ConnectError{m.Address, err, m.wayIn(err)}
 	}
-	f := &Facts{Refused: map[string]string{}}
+	f := &Facts{Address: m.Address, Refused: map[string]string{}}
 	if err := f.tryPsync(ctx, conn); err != nil {
 		return nil, &ConnectError{m.Address, err, m.wayIn(err)}
 	}

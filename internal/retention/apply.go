@@ -135,7 +135,8 @@ func Rehearse(ctx context.Context, s Locks, source string, p Policy, now stream.
 	for _, f := range d.Going {
 		all[f.Name] = true
 	}
-	return r, r.deleteAll(ctx, s.Kept, all)
+	err = r.deleteAll(ctx, s.Kept, all)
+	return r, err
 }
 
 // deleteAll deletes what goes, if it is among those that may.

@@ -74,7 +74,8 @@ func (s *S3) canLock(ctx context.Context) error {
 	if s.o.LockMode == "" {
 		return nil
 	}
-	if locks, err := s.bucketLocks(ctx); err != nil || locks {
+	locks, err := s.bucketLocks(ctx)
+	if known := err == nil; locks || !known {
 		return nil
 	}
 	return &S3Error{
