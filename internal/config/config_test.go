@@ -348,9 +348,10 @@ func TestReadersNeedNoSecrets(t *testing.T) {
 	// All else is as strict as ever.
 	for _, wrong := range []string{"adress: x", "address: x\n    name: cache", "address: x\n    sentinel: {}"} {
 		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(good, "address: 10.0.0.5", wrong, 1)), 0o600))
-		_, _, err := LoadToRead(file, environment())
+		c, _, err := LoadToRead(file, environment())
 		var errs Errors
 		require.ErrorAs(t, err, &errs, wrong)
+		require.Equal(t, "/srv/archive", c.Stores[0].Path, "what could be read is given")
 	}
 }
 

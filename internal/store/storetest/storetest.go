@@ -182,9 +182,12 @@ func missing(t *testing.T, s store.Store) {
 func deleting(t *testing.T, s store.Store) {
 	put(t, s, "src/f", "x")
 	put(t, s, "src/g", "y")
+	require.NoError(t, s.Kept(t.Context(), "src/f"), "nothing keeps it")
+	require.Equal(t, "x", get(t, s, "src/f"), "asking isn't deleting")
 	require.NoError(t, s.Delete(t.Context(), "src/f"))
 	require.Equal(t, []string{"src/g"}, list(t, s, ""))
 	require.NoError(t, s.Delete(t.Context(), "src/f"), "what is gone is gone")
+	require.NoError(t, s.Kept(t.Context(), "src/f"))
 	put(t, s, "src/f", "z")
 	require.Equal(t, "z", get(t, s, "src/f"))
 }
@@ -218,6 +221,7 @@ func badNames(t *testing.T, s store.Store) {
 		_, err := s.Open(t.Context(), name)
 		require.ErrorIs(t, err, fs.ErrInvalid, "%q", name)
 		require.ErrorIs(t, s.Delete(t.Context(), name), fs.ErrInvalid, "%q", name)
+		require.ErrorIs(t, s.Kept(t.Context(), name), fs.ErrInvalid, "%q", name)
 		if name != "" {
 			_, err = s.List(t.Context(), name)
 			require.ErrorIs(t, err, fs.ErrInvalid, "%q", name)
