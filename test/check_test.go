@@ -142,4 +142,27 @@ func TestCheckKnowsTheMaster(t *testing.T) {
 	d.Restart()
 	d.Streaming("cache")
 	require.Zero(t, d.Source("cache").FullResyncs, "it was true")
+
+	// So it is of a master that was started anew, with its RDB and without.
+	for _, empty := range []bool{false, true} {
+		acknowledged(t, master, 1)
+		d.Kill()
+		master.Do("SAVE")
+		master.Kill()
+		if empty {
+			require.NoError(t, os.Remove(filepath.Join(master.Dir(), "dump.rdb")))
+		}
+		master.Restart()
+		r = d.Run("check", "--json")
+		require.Zero(t, r.Code, "%s", r)
+		d.Restart()
+		d.Streaming("cache")
+		if empty {
+			require.Contains(t, found(t, r, "archive"), "warn it doesn't know replication id ")
+			require.EqualValues(t, 1, d.Source("cache").FullResyncs)
+		} else {
+			require.Contains(t, found(t, r, "archive"), "the link goes on there, with no full sync")
+			require.Zero(t, d.Source("cache").FullResyncs)
+		}
+	}
 }
