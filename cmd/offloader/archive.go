@@ -22,10 +22,10 @@ import (
 // opened is an archive to read: its stores, read as one, and the spool that holds what they haven't
 // got yet.
 type opened struct {
-	stores     []store.Store // that could be opened: at least one
-	folders    []string      // of those that are folders
-	spool      string        // "" for none
-	configured []string      // sources that a configuration names
+	stores     []store.Reading // that could be opened: at least one
+	folders    []string        // of those that are folders
+	spool      string          // "" for none
+	configured []string        // sources that a configuration names
 	identity   crypt.Identity
 	say        func(format string, args ...any)
 	said       map[string]bool
@@ -83,7 +83,7 @@ func (a *app) openPlaces(ctx context.Context, c *config.Config) (*opened, error)
 			errs = append(errs, err)
 			continue
 		}
-		o.stores = append(o.stores, s)
+		o.stores = append(o.stores, store.ToRead(s))
 		if where.Type == config.TypeDisk {
 			o.folders = append(o.folders, where.Path)
 		}
@@ -111,7 +111,7 @@ func (o *opened) miss(answered int, errs []error) error {
 }
 
 // ask asks every store.
-func ask[T any](o *opened, one func(store.Store) (T, error)) ([]T, error) {
+func ask[T any](o *opened, one func(store.Reading) (T, error)) ([]T, error) {
 	var answers []T
 	var errs []error
 	for _, s := range o.stores {
@@ -152,7 +152,7 @@ func (o *opened) sources(ctx context.Context) ([]string, error) {
 		}
 		names = spooled
 	}
-	stored, err := ask(o, func(s store.Store) ([]string, error) { return archive.Sources(ctx, s) })
+	stored, err := ask(o, func(s store.Reading) ([]string, error) { return archive.Sources(ctx, s) })
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +193,7 @@ func (o *opened) load(source string) func(context.Context) (*archive.Catalog, er
 				return nil, spoolError(err)
 			}
 		}
-		all, err := ask(o, func(s store.Store) (*archive.Catalog, error) { return archive.Load(ctx, s, source, o.identity) })
+		all, err := ask(o, func(s store.Reading) (*archive.Catalog, error) { return archive.Load(ctx, s, source, o.identity) })
 		if err != nil {
 			return nil, err
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/offloader/offloader/internal/retention"
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/verify"
 )
@@ -224,7 +225,7 @@ func (j *jobs) prune(ctx context.Context, st source.Store, name string, p retent
 }
 
 func (j *jobs) verify(ctx context.Context, st source.Store) error {
-	options := everything(st, j.fleet.options.Identity)
+	options := everything(store.ToRead(st), j.fleet.options.Identity)
 	options.Note = st
 	r, err := verify.Run(ctx, options)
 	if ctx.Err() == nil {

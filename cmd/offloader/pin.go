@@ -217,7 +217,7 @@ func (a *app) unpin(ctx context.Context, f pinFlags, given func(string) bool, no
 
 // each gives what every store holds by itself of a source.
 func (o *opened) each(ctx context.Context, source string) ([]*archive.Catalog, error) {
-	return ask(o, func(s store.Store) (*archive.Catalog, error) { return archive.Load(ctx, s, source, o.identity) })
+	return ask(o, func(s store.Reading) (*archive.Catalog, error) { return archive.Load(ctx, s, source, o.identity) })
 }
 
 func timelinesOf(catalogs []*archive.Catalog) (all []*archive.Timeline) {
@@ -258,7 +258,7 @@ func (o *opened) tell(ctx context.Context, source string, t *archive.Timeline, e
 	timeline := t.TimelineInfo.Timeline
 	waiting := o.stores
 	for tries := 1; ; tries++ { // a timeline that has just begun gets to the stores in a moment
-		var absent []store.Store
+		var absent []store.Reading
 		var errs []error
 		for _, st := range waiting {
 			_, err := archive.ReadTimeline(ctx, st, source, timeline)

@@ -20,8 +20,9 @@ func (a *app) verifyCommand() *cobra.Command {
 		Long: `Read everything in the archive again, and check it: names, checksums, the structure of snapshots
 and segments, that the log has no hole that no event explains, that segments which overlap agree
 in every byte, that branches have their parents. Each finding names the file, what is wrong with it,
-and which moments can't be restored now. A daemon may be at work on the archive meanwhile; what only
-its spool has is not looked at.
+and which moments can't be restored now. A file that a store doesn't give, though it gives others,
+is damaged too. A daemon may be at work on the archive meanwhile; what only its spool has is not
+looked at.
 
 Exit codes: 0 all is as it was written; 1 failed, or something could not be read; 2 wrong usage or
 configuration; 4 the archive is damaged.`,

@@ -34,9 +34,12 @@ func (s *source) snapshot(ctx context.Context, t *archive.Timeline, snap archive
 	err = errors.Join(err, rdb.Close())
 	var format *rdbwalk.FormatError
 	var sum *rdbwalk.ChecksumError
+	var damage *archive.DamageError
 	switch {
 	case err == nil:
 		r.wrong = wrongSidecar(t, info, seen)
+	case errors.As(err, &damage): // it may be a file that ends too early, as a cut RDB does
+		return damaged(err)
 	case errors.As(err, &format), errors.As(err, &sum), errors.Is(err, io.ErrUnexpectedEOF):
 		r.wrong = "it is as it was stored, and yet no sound RDB: " + err.Error()
 	default:

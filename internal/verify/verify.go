@@ -115,7 +115,7 @@ func (e *FoundError) Error() string {
 // Hint says what to do about it.
 func (e *FoundError) Hint() string {
 	for _, f := range e.Findings {
-		if len(f.Lost) > 0 {
+		if len(f.Lost) > 0 || f.Cost == costsAll {
 			return "what else there is can be restored; if there is another copy of that file, put it in place of this one"
 		}
 	}
