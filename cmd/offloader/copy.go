@@ -27,8 +27,12 @@ they are stored, each held against its checksum on the way. What it has stays as
 copy that was cut off goes on where it was. Nothing is locked: a daemon may write to either
 archive meanwhile. What only the daemon's spool has is not copied.
 
+What is damaged here is not copied. Where another store of the configuration, or another file, holds
+the same, that is; it is told, and is no failure. A file that is there already, with another size, is
+damaged in one of the two: which, is told.
+
 Exit codes: 0 the other archive has all of this one; 1 failed; 2 wrong usage or configuration;
-4 something here is damaged, and was not copied; the rest was.`,
+4 something here or there is damaged, and was not copied; the rest was.`,
 		Example: "  offloader copy --archive /srv/archive --to /mnt/second/archive",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,14 +70,16 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 	var total int64
 	show, end := a.term.progress("copying")
 	defer end()
-	var errs []error
+	errs := []error{from.missed}
+	failed := map[string][]error{} // by source
 	for _, st := range from.stores {
 		if dest.String() == st.String() {
 			return usagef("name another one", "--to is this archive itself")
 		}
 		sources, err := archive.Sources(ctx, st)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		c := &mirror.Copier{From: st, To: dest, Copied: func(_ string, n int64) {
 			if total += n; show != nil {
@@ -84,7 +90,7 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 			if name != "" && source != name {
 				continue
 			}
-			errs = append(errs, c.Source(ctx, source))
+			failed[source] = append(failed[source], c.Source(ctx, source))
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -94,7 +100,10 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 		}
 		done.Files, done.Bytes = done.Files+c.Done().Files, done.Bytes+c.Done().Bytes
 	}
-	if name != "" && len(done.Sources) == 0 {
+	for _, source := range done.Sources {
+		errs = append(errs, a.notMadeUpFor(ctx, dest, source, errors.Join(failed[source]...)))
+	}
+	if name != "" && len(done.Sources) == 0 && errors.Join(errs...) == nil {
 		return usagef("", "%s holds no source %q", from, name)
 	}
 	end()
@@ -108,6 +117,28 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 		err = a.term.print("%s: %s in %s files were copied; %s", done.To, size(done.Bytes), count(done.Files), whole)
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// notMadeUpFor is what is left of the errors of a source without the damage that another store, or another
+// file, has made up for: that is said, and has cost the copy nothing.
+func (a *app) notMadeUpFor(ctx context.Context, dest store.Store, source string, err error) error {
+	if err == nil {
+		return nil
+	}
+	has, loading := archive.Load(ctx, dest, source)
+	if loading != nil {
+		return errors.Join(err, loading)
+	}
+	var left []error
+	for _, one := range flatten(err) {
+		var damaged *mirror.DamagedError
+		if errors.As(one, &damaged) && !damaged.There && mirror.Has(has, damaged.Damage.Name) {
+			a.term.say("offloader: warning: %v; the other archive has what it held, from elsewhere", damaged)
+		} else {
+			left = append(left, one)
+		}
+	}
+	return errors.Join(left...)
 }
 
 // apartFrom refuses a folder that is one of the archive's, or lies in it.

@@ -24,9 +24,15 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// Store is what is copied to; archive.Files is all that is needed of the other side.
-type Store interface {
+// Origin is what is copied from.
+type Origin interface {
 	archive.Files
+	String() string // what errors call it
+}
+
+// Store is what is copied to.
+type Store interface {
+	Origin
 	Put(ctx context.Context, name string, r io.Reader) error
 }
 
@@ -38,7 +44,7 @@ type Result struct {
 
 // A Copier copies from one store to another.
 type Copier struct {
-	From archive.Files
+	From Origin
 	To   Store
 	// Copied is told of each file that was; may be nil.
 	Copied func(name string, bytes int64)
@@ -50,8 +56,8 @@ type Copier struct {
 func (c *Copier) Done() Result { return c.done }
 
 // Source copies all timelines of a source. One that the other store has under the same name from
-// another spool is left alone, and is an error once the others are copied; so is what is damaged
-// here.
+// another spool is left alone, and is an error once the others are copied; so is what is damaged,
+// here or there: a *DamagedError. What the other store has by the same name must have the same size.
 func (c *Copier) Source(ctx context.Context, source string) error {
 	from, err := archive.Load(ctx, c.From, source)
 	if err != nil {
@@ -61,7 +67,10 @@ func (c *Copier) Source(ctx context.Context, source string) error {
 	if err != nil {
 		return err
 	}
-	errs := slices.Clone(from.Problems)
+	var errs []error
+	for _, err := range from.Problems {
+		errs = append(errs, c.here(err))
+	}
 	for _, t := range from.Timelines {
 		if err := c.timeline(ctx, t, to.Timeline(t.Timeline)); err != nil {
 			errs = append(errs, err)
@@ -84,7 +93,7 @@ func (c *Copier) timeline(ctx context.Context, t, have *archive.Timeline) error 
 	if have.Spool != t.Spool || have.ReplID != t.ReplID || have.Offset != t.Offset {
 		return fmt.Errorf("timeline %s is another one in the other store: it has spool %s there and %s here", t.Timeline, have.Spool, t.Spool)
 	}
-	errs := []error{c.Snapshots(ctx, t, have)}
+	errs := []error{c.compare(ctx, t, have), c.Snapshots(ctx, t, have)}
 	if ctx.Err() == nil {
 		_, err := c.Log(ctx, t, have, stream.Range{From: t.Offset, To: max(t.Offset, t.End())})
 		errs = append(errs, err)
@@ -116,38 +125,47 @@ func (c *Copier) Snapshots(ctx context.Context, t, have *archive.Timeline) error
 func (c *Copier) snapshot(ctx context.Context, t *archive.Timeline, s archive.Snapshot) error {
 	info, err := s.Info(ctx)
 	if err != nil {
-		return err
+		return c.here(err)
 	}
-	check := func(r io.Reader) io.Reader { return archive.CheckStoredSnapshot(r, t.Path(s.Name), info) }
-	if err := c.file(ctx, t.Path(s.Name), check); err != nil {
+	if err := c.file(ctx, t.Path(s.Name), snapshotCheck(t, s, info)); err != nil {
 		return err
 	}
 	return c.file(ctx, t.Path(s.Sidecar()), asItIs)
 }
 
 // Log copies segments that together hold what is here of r and missing there. It gives what of r is
-// still missing when it is done.
+// still missing when it is done. In the place of one that is damaged come those that it was joined from,
+// where they are still here.
 func (c *Copier) Log(ctx context.Context, t, have *archive.Timeline, r stream.Range) (missing []stream.Range, err error) {
-	there := slices.Clone(have.Segments)
+	here, there := slices.Clone(t.Segments), slices.Clone(have.Segments)
+	var damaged []error
 	for _, hole := range archive.Missing(there, r) {
 		for at := hole.From; at < hole.To; {
-			used, reached := archive.Cover(t.Segments, stream.Range{From: at, To: hole.To})
+			used, _ := archive.Cover(here, stream.Range{From: at, To: hole.To})
+			if len(used) == 0 {
+				if at = next(here, at); at < 0 {
+					break // nothing more here
+				}
+				continue
+			}
 			for _, s := range used {
-				check := func(r io.Reader) io.Reader { return archive.CheckStoredSegment(r, t.Path(s.Name), s.Sum) }
-				if err := c.file(ctx, t.Path(s.Name), check); err != nil {
+				err := c.file(ctx, t.Path(s.Name), segmentCheck(t, s))
+				if errors.As(err, new(*DamagedError)) {
+					damaged = append(damaged, fmt.Errorf("copy a segment: %w", err))
+					here = slices.DeleteFunc(here, func(other archive.Segment) bool { return other.Name == s.Name })
+					break // to what else holds it
+				}
+				if err != nil {
 					return nil, fmt.Errorf("copy a segment: %w", err)
 				}
-				there = append(there, s)
-			}
-			if at = next(t.Segments, reached); at < 0 {
-				break // nothing more here
+				there, at = append(there, s), s.To
 			}
 		}
 	}
 	slices.SortStableFunc(there, func(a, b archive.Segment) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
 	})
-	return archive.Missing(there, r), nil
+	return archive.Missing(there, r), errors.Join(damaged...)
 }
 
 // next is where the first segment behind an offset begins, -1 where none does.
@@ -177,20 +195,30 @@ func (c *Copier) events(ctx context.Context, t, have *archive.Timeline) error {
 // asItIs is for files that have no sum.
 func asItIs(r io.Reader) io.Reader { return r }
 
+func segmentCheck(t *archive.Timeline, s archive.Segment) func(io.Reader) io.Reader {
+	return func(r io.Reader) io.Reader { return archive.CheckStoredSegment(r, t.Path(s.Name), s.Sum) }
+}
+
+func snapshotCheck(t *archive.Timeline, s archive.Snapshot, info archive.SnapshotInfo) func(io.Reader) io.Reader {
+	return func(r io.Reader) io.Reader { return archive.CheckStoredSnapshot(r, t.Path(s.Name), info) }
+}
+
 // file copies one file; check gives its bytes on and fails at its end where they are not right.
 // One that is there already, from a copy that was cut off, must pass the same check.
 func (c *Copier) file(ctx context.Context, name string, check func(io.Reader) io.Reader) (err error) {
 	src, err := c.From.Open(ctx, name)
 	if err != nil {
-		return err
+		return c.here(err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	n := &counter{r: check(src)}
 	err = c.To.Put(ctx, name, n)
-	if errors.Is(err, fs.ErrExist) {
+	switch {
+	case n.err != nil:
+		return c.here(n.err) // whatever the other store calls it
+	case errors.Is(err, fs.ErrExist):
 		return c.same(ctx, name, check)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	c.done.Files++
@@ -208,19 +236,27 @@ func (c *Copier) same(ctx context.Context, name string, check func(io.Reader) io
 		return err
 	}
 	defer func() { err = errors.Join(err, there.Close()) }()
-	if _, err := io.Copy(io.Discard, check(there)); err != nil {
-		return fmt.Errorf("the other store has %s already, and not the same: %w", name, err)
+	_, err = io.Copy(io.Discard, check(there))
+	if errors.As(err, new(*archive.DamageError)) {
+		if err := c.whole(ctx, name, check); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.there(err)
 }
 
+// counter remembers that it was reading that failed.
 type counter struct {
-	r io.Reader
-	n int64
+	r   io.Reader
+	n   int64
+	err error
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
 	return n, err
 }

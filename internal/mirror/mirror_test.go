@@ -148,11 +148,88 @@ func TestWhatIsDamagedIsNotSpread(t *testing.T) {
 			err = c.Source(t.Context(), source)
 			var damage *archive.DamageError
 			require.ErrorAs(t, err, &damage)
-			require.Contains(t, err.Error(), filepath.Base(name))
+			require.ErrorContains(t, err, "archive "+from.String()+": "+name+" is damaged: ")
+			require.NotContains(t, err.Error(), to.String(), "it is not damaged there")
 			_, err = to.Open(t.Context(), name)
 			require.ErrorIs(t, err, os.ErrNotExist)
 			require.Positive(t, c.Done().Files)
 		})
+	}
+}
+
+// hurt changes a file, and names it.
+func hurt(t *testing.T, d *store.Disk, pattern string, how func([]byte) []byte) (name string) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(d.String(), source, timeline, pattern))
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	b, err := os.ReadFile(found[0])
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(found[0], how(b), 0o600))
+	name, err = filepath.Rel(d.String(), found[0])
+	require.NoError(t, err)
+	return name
+}
+
+func flip(b []byte) []byte   { b[len(b)/2] ^= 1; return b }
+func cutOff(b []byte) []byte { return b[:len(b)-1] }
+
+// In the place of a damaged segment comes what it was joined from; where there is none of that, what follows it
+// comes all the same.
+func TestDamageInTheLogIsGoneRound(t *testing.T) {
+	from, to := disk(t, filepath.Join(t.TempDir(), "from")), disk(t, filepath.Join(t.TempDir(), "to"))
+	write(t, from, stream.Range{From: 0, To: 2}, stream.Range{From: 2, To: 5}, stream.Range{From: 0, To: 5}, stream.Range{From: 5, To: 6}, stream.Range{From: 6, To: 9})
+	joined := hurt(t, from, "log/*0-*70-*", flip)
+	lone := hurt(t, from, "log/*70-*84-*", flip)
+	c := Copier{From: from, To: to}
+	err := c.Source(t.Context(), source)
+	require.ErrorContains(t, err, joined)
+	require.ErrorContains(t, err, lone)
+
+	cat, err := archive.Load(t.Context(), to, source)
+	require.NoError(t, err)
+	require.Equal(t, []stream.Range{{From: 70, To: 84}}, archive.Missing(cat.Timelines[0].Segments, stream.Range{From: 0, To: 126}))
+	require.True(t, Has(cat, joined), "by what it was joined from")
+	require.False(t, Has(cat, lone))
+	require.True(t, Has(cat, source+"/"+timeline+"/timeline.json"))
+	require.False(t, Has(cat, source+"/"+archive.TimelineName(began+1, id)+"/timeline.json"))
+
+	other := disk(t, filepath.Join(t.TempDir(), "other")) // a third store has it
+	write(t, other, stream.Range{From: 3, To: 8})
+	c = Copier{From: other, To: to}
+	require.NoError(t, c.Source(t.Context(), source))
+	cat, err = archive.Load(t.Context(), to, source)
+	require.NoError(t, err)
+	require.True(t, Has(cat, lone))
+}
+
+// A file that both have, and that is shorter in one of them, is told as damage of that one, and stays as it is.
+func TestSizesThatDiffer(t *testing.T) {
+	for _, pattern := range []string{"log/*", "snapshots/*.zst"} {
+		for _, there := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s there %v", pattern, there), func(t *testing.T) {
+				from, to := disk(t, filepath.Join(t.TempDir(), "from")), disk(t, filepath.Join(t.TempDir(), "to"))
+				write(t, from, stream.Range{From: 0, To: 5})
+				require.NoError(t, (&Copier{From: from, To: to}).Source(t.Context(), source))
+				wounded := from
+				if there {
+					wounded = to
+				}
+				name := hurt(t, wounded, pattern, cutOff)
+				before, err := wounded.List(t.Context(), source)
+				require.NoError(t, err)
+
+				err = (&Copier{From: from, To: to}).Source(t.Context(), source)
+				var damaged *DamagedError
+				require.ErrorAs(t, err, &damaged)
+				require.Equal(t, there, damaged.There)
+				require.ErrorContains(t, err, "archive "+wounded.String()+": "+name+" is damaged: ")
+				require.NotEmpty(t, damaged.Hint())
+				after, err := wounded.List(t.Context(), source)
+				require.NoError(t, err)
+				require.Equal(t, before, after)
+			})
+		}
 	}
 }
 
