@@ -44,6 +44,8 @@ Exit codes: 0 the other archive has all of this one; 1 failed; 2 wrong usage or 
 	}
 	cmd.Flags().StringVar(&to, "to", "", "the other archive's `URL` or folder; it is made where it is missing")
 	a.sourceFlag(cmd, &name)
+	a.identityFlag(cmd)
+	cmd.Flags().Lookup("identity").Usage = "not needed: files are copied as they are stored"
 	return cmd
 }
 

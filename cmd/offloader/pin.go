@@ -56,6 +56,7 @@ nearest that can are named; 4 the archive is damaged where it is needed.`,
 	}
 	f.add(a, cmd)
 	cmd.Flags().StringVar(&f.note, "note", "", "`TEXT` that says why, for list")
+	a.identityFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.pin(cmd.Context(), f, cmd.Flags().Changed, time.Now())
 	}

@@ -46,7 +46,7 @@ left in the output folder.`,
 	f.add(a, cmd)
 	flags.StringVar(&f.output, "output", "", "the `DIR` to write, new or empty")
 	flags.StringVar(&f.format, "format", "aof", "aof for engines from 7.0 on, aof-single for older ones")
-	flags.BoolVar(&f.dryRun, "dry-run", false, "find the point and say what would be used; write nothing")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "find the point and say what would be used; write nothing, and\nread no more than that takes: whether all is whole, verify tells")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{string(restore.AOF), string(restore.AOFSingle)}, cobra.ShellCompDirectiveNoFileComp))
 	a.identityFlag(cmd)
 	laterFlags(cmd, "to", "keys", "db")
@@ -121,6 +121,9 @@ func (a *app) printRestore(r *restore.Report, dry bool) error {
 		row("", "of %s, offset %d, db %d; %s left out after it", clock(m.Time.Go()), m.Offset, m.DB, plural(m.LeftOut, "command is", "commands are"))
 	}
 	row("from", "the snapshot of %s, offset %d, and %s", clock(r.SnapshotTime.Go()), r.Snapshot, plural(int64(r.Segments), "segment", "segments"))
+	if dry {
+		row("", "which were not read: `offloader verify` tells whether they are whole")
+	}
 	row("timeline", "%s", r.Timeline)
 	if r.Output != "" {
 		row(wrote, "%s into %s", size(r.Bytes), r.Output)

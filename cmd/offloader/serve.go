@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -98,9 +100,9 @@ func (a *app) serve(ctx context.Context, f serveFlags, given func(string) bool, 
 	}
 	var found *replay.Replay
 	request := plan.Request{Point: point, Timeline: f.timeline, Now: stream.TimeOf(now)}
-	err = replay.Run(ctx, o.load(source), request, func(_ context.Context, r *replay.Replay) error {
+	err = replay.Run(ctx, o.load(source), request, func(ctx context.Context, r *replay.Replay) error {
 		found = r
-		return nil
+		return opens(ctx, r)
 	})
 	if err != nil {
 		return err
@@ -129,6 +131,17 @@ func (a *app) serve(ctx context.Context, f serveFlags, given func(string) bool, 
 		return err
 	}
 	return nil
+}
+
+// opens tells by its first bytes whether the snapshot can be read, so that an identity that is missing is told
+// to who starts this, and not to each replica that asks for a copy.
+func opens(ctx context.Context, r *replay.Replay) error {
+	rdb, err := r.RDB(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = io.ReadFull(rdb, make([]byte, len("REDIS")))
+	return errors.Join(err, rdb.Close())
 }
 
 // tls is nil where replicas connect in plain.

@@ -118,7 +118,7 @@ func (a *app) printVerified(r *verify.Result) error {
 			return err
 		}
 		if s.Sealed.Files > 0 {
-			a.term.say("offloader: %s: what is encrypted was held against the checksums of what is stored, no more: there is no identity to open it", s.Name)
+			a.term.say("offloader: %s: what is encrypted was held against the checksums of what is stored, no more: there is no identity to open it (--identity FILE)", s.Name)
 		}
 	}
 	for _, f := range r.Findings {
