@@ -190,7 +190,7 @@ func (a *app) exportPoint(ctx context.Context, c *config.Config, f exportFlags, 
 			switch {
 			case r.StreamBytes() > 0 && len(r.Aside) > 0: // the log leads there, which is no help here
 				notes = nil
-				return r.Aside[0]
+				return &hintedError{r.Aside[0], "the snapshots that `offloader list` shows before and after it can be exported, and `offloader restore` goes to any point"}
 			case r.StreamBytes() > 0:
 				return &betweenError{source, r.To, r.From, r.Next}
 			}

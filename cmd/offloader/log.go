@@ -28,7 +28,7 @@ restore at for the state without that command, "after" for the state with it. Wi
 is no offset to restore at, so all of a transaction's commands show the transaction's ends.
 
 Exit codes: 0 done, also when nothing was found; 1 failed; 2 wrong usage or configuration; 3 the
-source has no archive; 4 the archive is damaged; what comes before the damage was shown.`,
+source has no archive; 4 the archive is damaged; what other files hold was shown.`,
 		Example: "  offloader log --key 'user:17'\n  offloader log --command FLUSHALL --from 'yesterday 00:00'\n  offloader log --from '10m ago' --to '5m ago' --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -106,15 +106,19 @@ func (a *app) log(ctx context.Context, f logFlags, given func(string) bool, now 
 		return errors.Join(&emptyError{"nothing is archived of " + source}, errors.Join(c.Losses()...))
 	}
 	out := a.newLogPrinter(source, timelines)
+	var errs []error
 	for _, t := range timelines {
 		out.timeline = t.Timeline
 		for _, e := range q.Outages(t) {
 			out.outage(e)
 		}
-		if err = history.Timeline(ctx, load, t.Timeline, q, out.hole, out.add); err != nil {
+		err := history.Timeline(ctx, load, t.Timeline, q, out.hole, out.add)
+		errs = append(errs, err)
+		if err != nil && !errors.As(err, new(*archive.DamageError)) {
 			break
 		}
 	}
+	err = errors.Join(errs...)
 	if before, after, outside := q.Outside(timelines); outside && err == nil {
 		out.outside(before, after)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,10 +60,16 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 		end()
 		var found *verify.FoundError
 		var unread *verify.UnreadError
-		if err != nil && !errors.As(err, &found) && !errors.As(err, &unread) {
-			return err
+		if err != nil && (len(o.stores) > 1 || o.missed != nil) {
+			err = inStore(st.String(), err)
 		}
 		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil && !errors.As(err, &found) && !errors.As(err, &unread) {
+			continue // the other stores are verified all the same
+		}
 		all.Stores = append(all.Stores, storeVerified{st.String(), r})
 		if a.json {
 			continue
@@ -79,6 +86,18 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 		errs = append(errs, a.term.json(all))
 	}
 	return errors.Join(errs...)
+}
+
+// inStore says of each error in which store that is, where it doesn't itself.
+func inStore(store string, err error) error {
+	var all []error
+	for _, one := range flatten(err) {
+		if !strings.Contains(one.Error(), store) {
+			one = fmt.Errorf("%s: %w", store, one)
+		}
+		all = append(all, one)
+	}
+	return errors.Join(all...)
 }
 
 // everything is all of a store, with what opens it.

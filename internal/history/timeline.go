@@ -17,31 +17,62 @@ import (
 // and spools trimmed while they are read. hole is told what is missing in the middle, before the
 // entries behind it.
 //
+// A damaged file, or one that a store doesn't give and another one has, is set aside. Where others hold its
+// range those are searched; else it is a hole, and an error at the end.
+//
 // Errors are those of load and Search, and *archive.DamageError. A timeline that there isn't has no
 // entries.
 func Timeline(ctx context.Context, load func(context.Context) (*archive.Catalog, error), name string, q Query, hole func(stream.Range), found func(Entry) error) error {
 	r := reader{query: q, found: found, hole: hole}
+	var aside []archive.Segment
+	var lost []error
 	for {
 		cat, err := load(ctx)
 		if err != nil {
 			return err
 		}
+		for _, s := range aside {
+			cat = cat.WithoutSegment(name, s)
+		}
 		t := cat.Timeline(name)
 		if t == nil {
-			return nil
+			return errors.Join(lost...)
 		}
 		before := r.at
+		var bad *segmentError
 		switch err = r.timeline(ctx, t); {
-		case errors.Is(err, ErrStop):
-			return nil
+		case err == nil, errors.Is(err, ErrStop):
+			return errors.Join(lost...)
 		case errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil && (r.at > before || r.again < listings):
 			if r.again++; r.at > before {
 				r.again = 0
 			}
+		case r.refused == nil && ctx.Err() == nil && len(aside) < damages && errors.As(err, &bad) && bad.setAside():
+			aside = append(aside, bad.Segment)
+			left := cat.WithoutSegment(name, bad.Segment).Timeline(name).Segments
+			if len(archive.Missing(left, stream.Range{From: max(r.at, bad.From), To: bad.To})) > 0 {
+				lost = append(lost, bad.error)
+			}
 		default:
-			return err
+			return errors.Join(append(lost, err)...)
 		}
 	}
+}
+
+// damages is how many files are set aside at most: each costs another listing.
+const damages = 20
+
+// segmentError is what went wrong with one segment.
+type segmentError struct {
+	archive.Segment
+	error
+}
+
+func (e *segmentError) Unwrap() error { return e.error }
+
+// setAside tells whether it is worth looking for others in its place.
+func (e *segmentError) setAside() bool {
+	return errors.As(e.error, new(*archive.DamageError)) || e.Elsewhere() && !errors.Is(e.error, fs.ErrNotExist)
 }
 
 // reader goes through a timeline's segments. A transaction never goes from one into the next.
@@ -51,6 +82,8 @@ type reader struct {
 	hole  func(stream.Range)
 	at    stream.Offset // a boundary; what is before it was searched
 	again int           // how often it was listed since a segment was read
+
+	refused error // what found said: no word on a file
 }
 
 // listings is how often the archive is listed without any progress, before it is believed that a
@@ -78,7 +111,7 @@ func (r *reader) timeline(ctx context.Context, t *archive.Timeline) error {
 			}
 			if s.Time1 >= r.query.From {
 				if err := r.segment(ctx, t.Timeline, s); err != nil {
-					return err
+					return &segmentError{s, err}
 				}
 			}
 			r.at = s.To
@@ -129,15 +162,15 @@ func (r *reader) segment(ctx context.Context, timeline string, s archive.Segment
 			return nil // the segment before went further
 		}
 		err := r.found(e)
-		stopped = errors.Is(err, ErrStop)
+		r.refused, stopped = err, errors.Is(err, ErrStop)
 		r.at = max(r.at, e.After) // should the rest have vanished, this isn't told twice
 		return err
 	})
-	var malformed *resp.ProtocolError
 	switch {
 	case stopped:
 		return ErrStop
-	case errors.As(err, &malformed):
+	case errors.As(err, new(*archive.DamageError)): // whatever the cause
+	case errors.As(err, new(*resp.ProtocolError)):
 		return &archive.DamageError{Name: name, What: "what it holds is no replication stream", Err: err}
 	}
 	return err

@@ -140,6 +140,48 @@ func TestHolesAreTold(t *testing.T) {
 	require.Equal(t, "SET k0 v", got)
 }
 
+// Where others hold what a damaged file held, all is found; else what follows it is, and the damage is told at the
+// end. So it is with a file that one of two stores doesn't give.
+func TestDamageIsGoneRound(t *testing.T) {
+	log := day()
+	damaged := &archive.DamageError{Name: "x", What: "it is torn"}
+	fails := func(s *archive.Segment, err error) {
+		s.Open = func(context.Context) (archive.PieceReader, error) { return nil, err }
+	}
+	tl := timeline("a", log, 2, 5, 9)
+	fails(&tl.Segments[1], damaged)
+	got, err := all(t, catalog(tl), "a", Query{})
+	require.ErrorIs(t, err, damaged)
+	gap := tl.Segments[1].Range
+	require.Equal(t, "SET k0 v|SET k1 v|SET k2 v|hole "+gap.String()+"|SET k6 v|SET k7 v|SET k8 v|SET k9 v", got)
+
+	at := log.Boundaries()
+	for _, r := range [][2]int{{2, 4}, {4, 5}} { // those that it was joined from
+		tl.Segments = append(tl.Segments, log.Segment(stream.Range{From: at[r[0]].Offset, To: at[r[1]].Offset}, 100))
+	}
+	cat := &archive.Catalog{Source: "cache"}
+	cat.Add(tl)
+	got, err = all(t, func(context.Context) (*archive.Catalog, error) { return cat, nil }, "a", Query{})
+	require.NoError(t, err)
+	require.Equal(t, whole, got)
+
+	for _, broken := range []error{damaged, errors.New("the store has an error")} {
+		two := &archive.Catalog{Source: "cache"}
+		first := timeline("a", log, 2, 5, 9)
+		fails(&first.Segments[1], broken)
+		two.Add(first)
+		two.Add(timeline("a", log, 2, 5, 9))
+		got, err = all(t, func(context.Context) (*archive.Catalog, error) { return two, nil }, "a", Query{})
+		require.NoError(t, err)
+		require.Equal(t, whole, got)
+
+		// Who reads may have enough, which is no word on a file.
+		full := errors.New("the pipe is closed")
+		err = Timeline(t.Context(), func(context.Context) (*archive.Catalog, error) { return two, nil }, "a", Query{}, nil, func(Entry) error { return full })
+		require.ErrorIs(t, err, full)
+	}
+}
+
 func TestTimelineWithoutAStreamHasNoEntries(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		got, err := all(t, catalog(timeline("a", day())), name, Query{})
