@@ -92,7 +92,7 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 			if name != "" && source != name {
 				continue
 			}
-			failed[source] = append(failed[source], c.Source(ctx, source))
+			failed[source] = append(failed[source], c.Source(ctx, source), c.Compare(ctx, source))
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}

@@ -64,8 +64,26 @@ func Has(cat *archive.Catalog, file string) bool {
 	return true // timeline.json
 }
 
-// compare finds files that the other store has by the same name, and of another size. Which of the two is
-// damaged is told by reading the one that is here.
+// Compare finds files of a source that the other store has by the same name, and of another size. Which of
+// the two is damaged is told by reading the one that is here.
+func (c *Copier) Compare(ctx context.Context, source string) error {
+	from, err := archive.Load(ctx, c.From, source)
+	if err != nil {
+		return err
+	}
+	to, err := archive.Load(ctx, c.To, source)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range from.Timelines {
+		if have := to.Timeline(t.Timeline); have != nil && ctx.Err() == nil {
+			errs = append(errs, c.compare(ctx, t, have))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (c *Copier) compare(ctx context.Context, t, have *archive.Timeline) error {
 	var errs []error
 	tell := func(name string, here, there int64, check func(io.Reader) io.Reader) {

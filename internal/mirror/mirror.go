@@ -3,8 +3,8 @@
 // What one archive has and another lacks is copied file by file, as it is stored: nothing is
 // decompressed, decrypted or written anew, so the names, which hold sums, stay true, and every file
 // is held against its sum while it passes: one that is damaged is not spread. A timeline's files
-// come in the order in which a reader may see them: timeline.json, snapshots (the sidecar last),
-// the log, events. What the other store has already, in whatever segments, is not copied again,
+// come in the order in which a reader may see them: timeline.json, events, then snapshots (the sidecar
+// last) and the log by their offsets, so that a copy that was cut off has a beginning of what is here. What the other store has already, in whatever segments, is not copied again,
 // so a copy that was cut off goes on where it was.
 //
 // The daemon heals a store with it that was away too long (internal/source), and `offloader copy`
@@ -57,7 +57,7 @@ func (c *Copier) Done() Result { return c.done }
 
 // Source copies all timelines of a source. One that the other store has under the same name from
 // another spool is left alone, and is an error once the others are copied; so is what is damaged,
-// here or there: a *DamagedError. What the other store has by the same name must have the same size.
+// here or there: a *DamagedError.
 func (c *Copier) Source(ctx context.Context, source string) error {
 	from, err := archive.Load(ctx, c.From, source)
 	if err != nil {
@@ -93,49 +93,63 @@ func (c *Copier) timeline(ctx context.Context, t, have *archive.Timeline) error 
 	if have.Spool != t.Spool || have.ReplID != t.ReplID || have.Offset != t.Offset {
 		return fmt.Errorf("timeline %s is another one in the other store: it has spool %s there and %s here", t.Timeline, have.Spool, t.Spool)
 	}
-	errs := []error{c.compare(ctx, t, have), c.Snapshots(ctx, t, have)}
-	if ctx.Err() == nil {
-		_, err := c.Log(ctx, t, have, stream.Range{From: t.Offset, To: max(t.Offset, t.End())})
-		errs = append(errs, err)
+	// Whatever instant it is cut off at, what is there has no hole that nothing explains.
+	var damaged []error
+	next, at := *have, t.Offset // what is copied is added to it
+	steps := []func() error{func() error { return c.events(ctx, t, have, explains) }}
+	log := func(to stream.Offset) func() error {
+		return func() error {
+			_, err := c.Log(ctx, t, &next, stream.Range{From: at, To: max(at, to)})
+			at = max(at, to)
+			return err
+		}
 	}
-	if ctx.Err() == nil {
-		errs = append(errs, c.events(ctx, t, have))
+	for _, s := range t.Snapshots {
+		steps = append(steps, log(s.Offset), func() error { return c.snapshot(ctx, t, have, s) })
 	}
-	return errors.Join(errs...)
+	steps = append(steps, log(t.End()), func() error { return c.events(ctx, t, have, concludes) })
+	for _, step := range steps {
+		err := step()
+		damaged = append(damaged, err)
+		if err != nil && !errors.As(err, new(*DamagedError)) {
+			break // the store is away, say: each of the others would wait for it as long
+		}
+	}
+	return errors.Join(damaged...)
 }
 
 // Snapshots copies those of t that have lacks.
 func (c *Copier) Snapshots(ctx context.Context, t, have *archive.Timeline) error {
 	var errs []error
 	for _, s := range t.Snapshots {
-		if slices.ContainsFunc(have.Snapshots, func(h archive.Snapshot) bool { return h.Offset == s.Offset && h.Time == s.Time }) {
-			continue
-		}
-		if err := c.snapshot(ctx, t, s); err != nil {
-			errs = append(errs, fmt.Errorf("copy a snapshot: %w", err))
-		}
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() == nil {
+			errs = append(errs, c.snapshot(ctx, t, have, s))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // snapshot copies the RDB, and then its sidecar: with it the snapshot exists.
-func (c *Copier) snapshot(ctx context.Context, t *archive.Timeline, s archive.Snapshot) error {
+func (c *Copier) snapshot(ctx context.Context, t, have *archive.Timeline, s archive.Snapshot) error {
+	if slices.ContainsFunc(have.Snapshots, func(h archive.Snapshot) bool { return h.Offset == s.Offset && h.Time == s.Time }) {
+		return nil
+	}
 	info, err := s.Info(ctx)
+	if err == nil {
+		err = c.file(ctx, t.Path(s.Name), snapshotCheck(t, s, info))
+	}
+	if err == nil {
+		err = c.file(ctx, t.Path(s.Sidecar()), asItIs)
+	}
 	if err != nil {
-		return c.here(err)
+		return fmt.Errorf("copy a snapshot: %w", c.here(err))
 	}
-	if err := c.file(ctx, t.Path(s.Name), snapshotCheck(t, s, info)); err != nil {
-		return err
-	}
-	return c.file(ctx, t.Path(s.Sidecar()), asItIs)
+	return nil
 }
 
 // Log copies segments that together hold what is here of r and missing there. It gives what of r is
-// still missing when it is done. In the place of one that is damaged come those that it was joined from,
-// where they are still here.
+// still missing when it is done, and adds to have what was copied. In the place of one that is damaged come
+// those that it was joined from, where they are still here.
 func (c *Copier) Log(ctx context.Context, t, have *archive.Timeline, r stream.Range) (missing []stream.Range, err error) {
 	here, there := slices.Clone(t.Segments), slices.Clone(have.Segments)
 	var damaged []error
@@ -165,6 +179,7 @@ func (c *Copier) Log(ctx context.Context, t, have *archive.Timeline, r stream.Ra
 	slices.SortStableFunc(there, func(a, b archive.Segment) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
 	})
+	have.Segments = there
 	return archive.Missing(there, r), errors.Join(damaged...)
 }
 
@@ -178,11 +193,19 @@ func next(segments []archive.Segment, at stream.Offset) stream.Offset {
 	return -1
 }
 
-// events copies those that the other store lacks. One that it has in other words stays: each is
+// explains are the events that say what a timeline is, and why something is missing in it.
+func explains(e archive.Event) bool { return !concludes(e) }
+
+// concludes are those that say of the log that it is all there.
+func concludes(e archive.Event) bool {
+	return e.Kind == archive.EventVerified || e.Kind == archive.EventEnded
+}
+
+// events copies those of a kind that the other store lacks. One that it has in other words stays: each is
 // written once. One that is damaged is among the problems, and stays alone.
-func (c *Copier) events(ctx context.Context, t, have *archive.Timeline) error {
+func (c *Copier) events(ctx context.Context, t, have *archive.Timeline, wanted func(archive.Event) bool) error {
 	for _, e := range t.Events {
-		if e.Damage != nil || slices.ContainsFunc(have.Events, func(h archive.Event) bool { return h.Name() == e.Name() }) {
+		if !wanted(e) || e.Damage != nil || slices.ContainsFunc(have.Events, func(h archive.Event) bool { return h.Name() == e.Name() }) {
 			continue
 		}
 		if err := c.file(ctx, t.Path(e.Name()), asItIs); err != nil {

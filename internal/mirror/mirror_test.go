@@ -32,14 +32,17 @@ func disk(t require.TestingT, dir string) *store.Disk {
 	return d
 }
 
-// write makes an archive of one timeline: a snapshot, an event, and segments of the ranges, in commands.
+// write makes an archive of one timeline: two snapshots, an event, and segments of the ranges, in commands.
 func write(t require.TestingT, d *store.Disk, ranges ...stream.Range) {
 	ctx := context.Background()
 	require.NoError(t, archive.WriteTimeline(ctx, d, archive.TimelineInfo{Source: source, Timeline: timeline, ReplID: id, Began: began, Spool: "s", Reason: "test"}))
 	enc, err := archive.NewEncoder()
 	require.NoError(t, err)
-	_, err = archive.WriteSnapshot(ctx, d, enc, source, timeline, archive.SnapshotInfo{Time: began, Method: "full-sync", ReplID: id}, strings.NewReader("REDIS0011\xff\x00\x00\x00\x00\x00\x00\x00\x00"))
-	require.NoError(t, err)
+	for _, at := range []stream.Offset{0, 7 * 14} {
+		info := archive.SnapshotInfo{Offset: at, Time: began + stream.Time(at), Method: "full-sync", ReplID: id}
+		_, err = archive.WriteSnapshot(ctx, d, enc, source, timeline, info, strings.NewReader("REDIS0011\xff\x00\x00\x00\x00\x00\x00\x00\x00"))
+		require.NoError(t, err)
+	}
 	require.NoError(t, archive.WriteEvent(ctx, d, source, timeline, archive.Event{Kind: archive.EventEnded, Offset: 14, Time: began, Cause: "test"}))
 	for _, r := range ranges {
 		f, err := os.CreateTemp("", "segment")
@@ -81,6 +84,9 @@ func TestCopyingBringsTheOtherUp(t *testing.T) {
 		for i := range rapid.IntRange(0, 3).Draw(t, "cuts") {
 			c := Copier{From: from, To: &cut{to, i + 1}}
 			_ = c.Source(t.Context(), source)
+			if there == nil { // so what is there is the beginning of what is here
+				require.Subset(t, gaps(t, from), gaps(t, to))
+			}
 		}
 		c := Copier{From: from, To: to}
 		require.NoError(t, c.Source(t.Context(), source))
@@ -89,7 +95,7 @@ func TestCopyingBringsTheOtherUp(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, cat.Problems)
 		one := cat.Timelines[0]
-		require.Len(t, one.Snapshots, 1)
+		require.Len(t, one.Snapshots, 2)
 		require.Len(t, one.Events, 1)
 		for n := range stream.Offset(45) {
 			r := stream.Range{From: n * 14, To: n*14 + 14}
@@ -107,6 +113,20 @@ func TestCopyingBringsTheOtherUp(t *testing.T) {
 		require.NoError(t, again.Source(t.Context(), source))
 		require.Zero(t, again.Done(), "there is nothing left to copy")
 	})
+}
+
+// gaps are where something is missing of the timeline, if there is one.
+func gaps(t require.TestingT, d *store.Disk) (where []stream.Range) {
+	cat, err := archive.Load(context.Background(), d, source)
+	require.NoError(t, err)
+	for _, one := range cat.Timelines {
+		missing, err := cat.Gaps(one)
+		require.NoError(t, err)
+		for _, g := range missing {
+			where = append(where, stream.Range{From: g.From.Offset, To: g.To.Offset})
+		}
+	}
+	return where
 }
 
 // cut is a store that fails at its nth file.
@@ -205,7 +225,7 @@ func TestDamageInTheLogIsGoneRound(t *testing.T) {
 
 // A file that both have, and that is shorter in one of them, is told as damage of that one, and stays as it is.
 func TestSizesThatDiffer(t *testing.T) {
-	for _, pattern := range []string{"log/*", "snapshots/*.zst"} {
+	for _, pattern := range []string{"log/*", "snapshots/*0-*.zst"} {
 		for _, there := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s there %v", pattern, there), func(t *testing.T) {
 				from, to := disk(t, filepath.Join(t.TempDir(), "from")), disk(t, filepath.Join(t.TempDir(), "to"))
@@ -219,7 +239,10 @@ func TestSizesThatDiffer(t *testing.T) {
 				before, err := wounded.List(t.Context(), source)
 				require.NoError(t, err)
 
-				err = (&Copier{From: from, To: to}).Source(t.Context(), source)
+				c := &Copier{From: from, To: to}
+				require.NoError(t, c.Source(t.Context(), source))
+				require.Zero(t, c.Done())
+				err = c.Compare(t.Context(), source)
 				var damaged *DamagedError
 				require.ErrorAs(t, err, &damaged)
 				require.Equal(t, there, damaged.There)
