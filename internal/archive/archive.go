@@ -105,6 +105,7 @@ type Snapshot struct {
 	Info func(context.Context) (SnapshotInfo, error)
 	Open func(context.Context) (io.ReadCloser, error)
 
+	store  string     // that it is in, "" where it has no name
 	others []Snapshot // by the same name in further stores, in their order
 }
 
@@ -124,6 +125,7 @@ type Segment struct {
 	// the file says it. It is nil of one that isn't encrypted.
 	EndDB func(context.Context) (db int, ok bool, err error)
 
+	store  string    // that it is in, "" where it has no name
 	others []Segment // by the same name in further stores, in their order
 }
 

@@ -224,7 +224,7 @@ func (l *loader) event(ctx context.Context, small ahead, n EventName) error {
 func (l *loader) segment(n SegmentName, e Entry) Segment {
 	files, identities := l.files, l.identities
 	timeline := l.timeline
-	s := Segment{Range: n.Range, Time0: n.Time0, Time1: n.Time1, Sum: n.Sum, Name: n.String(), Size: e.Size, Encrypted: n.Encrypted,
+	s := Segment{store: nameOf(files), Range: n.Range, Time0: n.Time0, Time1: n.Time1, Sum: n.Sum, Name: n.String(), Size: e.Size, Encrypted: n.Encrypted,
 		Open: func(ctx context.Context) (PieceReader, error) {
 			src, err := files.Open(ctx, e.Name)
 			if err != nil {
@@ -241,6 +241,14 @@ func (l *loader) segment(n SegmentName, e Entry) Segment {
 		s.EndDB = func(ctx context.Context) (int, bool, error) { return endDB(ctx, files, e.Name, n.Sum) }
 	}
 	return s
+}
+
+// nameOf tells one store from another, as long as they have names.
+func nameOf(files Files) string {
+	if named, ok := files.(fmt.Stringer); ok {
+		return named.String()
+	}
+	return ""
 }
 
 // endDB reads a segment's note, and the rest of the file for its sum.
@@ -291,7 +299,7 @@ func (l *loader) snapshot(source, timeline string, n SnapshotName, e Entry) Snap
 		}
 		return info, nil
 	}
-	return Snapshot{Offset: n.Offset, Time: n.Time, Name: n.RDB(), Size: e.Size, Encrypted: n.Encrypted, Info: info,
+	return Snapshot{store: nameOf(files), Offset: n.Offset, Time: n.Time, Name: n.RDB(), Size: e.Size, Encrypted: n.Encrypted, Info: info,
 		Open: func(ctx context.Context) (io.ReadCloser, error) {
 			want, err := info(ctx)
 			if err != nil {
@@ -376,9 +384,9 @@ func (c *Catalog) Add(t *Timeline) {
 	have.sort()
 }
 
-// WithoutSegment is the catalog without the file of a segment, which was found damaged, say. Where
-// another store has one by that name, it stands in its place. Of a spool's part everything goes that
-// the spool holds of that range.
+// WithoutSegment is the catalog without the file of a segment, which was found damaged, say, in the store that
+// gone is from. Where another store has one by that name, it stands in its place. Of a spool's part everything
+// goes that the spool holds of that range.
 func (c *Catalog) WithoutSegment(timeline string, gone Segment) *Catalog {
 	return c.without(timeline, func(t *Timeline) {
 		t.Segments = replaced(t.Segments, func(s Segment) (Segment, bool) {
@@ -387,6 +395,9 @@ func (c *Catalog) WithoutSegment(timeline string, gone Segment) *Catalog {
 				return s, true
 			case s.Name == "":
 				return s, s.From >= gone.To || gone.From >= s.To
+			case s.store != gone.store:
+				s.others = slices.DeleteFunc(slices.Clone(s.others), func(o Segment) bool { return o.store == gone.store })
+				return s, true
 			case len(s.others) == 0:
 				return s, false
 			}
@@ -402,7 +413,10 @@ func (c *Catalog) WithoutSnapshot(timeline string, gone Snapshot) *Catalog {
 	return c.without(timeline, func(t *Timeline) {
 		t.Snapshots = replaced(t.Snapshots, func(s Snapshot) (Snapshot, bool) {
 			switch {
-			case s.Name != gone.Name || s.Offset != gone.Offset:
+			case s.Offset != gone.Offset || s.Time != gone.Time:
+				return s, true
+			case s.store != gone.store:
+				s.others = slices.DeleteFunc(slices.Clone(s.others), func(o Snapshot) bool { return o.store == gone.store })
 				return s, true
 			case len(s.others) == 0:
 				return s, false

@@ -286,6 +286,35 @@ func TestCatalogsUnite(t *testing.T) {
 	require.Len(t, got.Segments, 3, "and the catalog before is left as it is")
 }
 
+// It is one store's file that is set aside: where that store is left out the next time, the other's stays.
+func TestWhatIsSetAsideIsOfOneStore(t *testing.T) {
+	load := func() *archive.Catalog {
+		s, _ := disk(t)
+		require.NoError(t, archive.WriteTimeline(t.Context(), s, info(0)))
+		_, err := writeSnapshot(t, s, archive.SnapshotInfo{Offset: 0, Time: begin}, bytes.NewReader(rdb(100)))
+		require.NoError(t, err)
+		put(t, s, stream.Cursor{}, command("PING"), 100, begin, 1)
+		cat, err := archive.Load(t.Context(), s, "cache")
+		require.NoError(t, err)
+		return cat
+	}
+	first, second := load(), load()
+	bad := first.Timelines[0]
+	without := func(c *archive.Catalog) *archive.Timeline {
+		return c.WithoutSegment(timeline, bad.Segments[0]).WithoutSnapshot(timeline, bad.Snapshots[0]).Timelines[0]
+	}
+	require.Empty(t, without(first).Segments)
+	require.Empty(t, without(first).Snapshots)
+	require.Len(t, without(second).Segments, 1)
+	require.Len(t, without(second).Snapshots, 1)
+	both := &archive.Catalog{Source: "cache"}
+	both.Add(second.Timelines[0])
+	both.Add(bad)
+	require.True(t, both.Timelines[0].Segments[0].Elsewhere())
+	require.False(t, without(both).Segments[0].Elsewhere())
+	require.False(t, without(both).Snapshots[0].Elsewhere())
+}
+
 // unlisted is a store whose listing was made while some of its files came, or before they went.
 type unlisted struct {
 	archive.Files
