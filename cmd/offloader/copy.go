@@ -64,6 +64,17 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 	if err := from.apartFrom(to); err != nil {
 		return err
 	}
+	held, err := from.sources(ctx)
+	switch {
+	case err != nil:
+		return err
+	case len(held) == 0:
+		return &hintedError{fmt.Errorf("%s holds nothing that could be copied", from), "is the name right, and the disk mounted?"}
+	case name != "":
+		if name, err = from.pick(ctx, name); err != nil {
+			return err
+		}
+	}
 	dest, err := store.OpenURL(ctx, to, store.Options{Write: true, Now: time.Now()})
 	if err != nil {
 		return err
@@ -92,7 +103,11 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 			if name != "" && source != name {
 				continue
 			}
-			failed[source] = append(failed[source], c.Source(ctx, source), c.Compare(ctx, source))
+			err := c.Source(ctx, source)
+			if err == nil || errors.As(err, new(*mirror.DamagedError)) { // else a store is away, say
+				err = errors.Join(err, c.Compare(ctx, source))
+			}
+			failed[source] = append(failed[source], err)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -124,8 +139,8 @@ func (a *app) copy(ctx context.Context, name, to string) error {
 // notMadeUpFor is what is left of the errors of a source without the damage that another store, or another
 // file, has made up for: that is said, and has cost the copy nothing.
 func (a *app) notMadeUpFor(ctx context.Context, dest store.Store, source string, err error) error {
-	if err == nil {
-		return nil
+	if !errors.As(err, new(*mirror.DamagedError)) {
+		return err
 	}
 	has, loading := archive.Load(ctx, dest, source)
 	if loading != nil {

@@ -45,6 +45,9 @@ func (a *app) verify(ctx context.Context, source, timeline string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := o.sources(ctx); errors.As(err, new(*usageError)) { // it is no archive; other errors are their store's
+		return err
+	}
 	if source != "" || timeline != "" {
 		if source, err = o.pick(ctx, source); err != nil {
 			return err
