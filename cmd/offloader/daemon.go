@@ -218,7 +218,7 @@ func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disk
 			}
 			disks = append(disks, httpapi.Disk{Store: c.Path, Space: at(c.Path), MinFree: keep})
 		}
-		st, err := openStore(ctx, c, store.Options{Write: true, MinFree: float64(d.config.Spool.MinFree) / 100, Now: time.Now()})
+		st, err := openStore(ctx, c, store.Options{Write: true, MinFree: float64(d.config.Spool.MinFree) / 100, Now: time.Now(), Scratch: d.config.Spool.Path})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -126,7 +126,7 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 		}
 		for _, e := range c.Exports {
 			add("export of "+s.Name+" to "+e.To.String(), e.Schedule, exportDeadline, func(ctx context.Context) error {
-				return j.export(ctx, s.Name, export.Options{To: e.To, MinFree: float64(c.Spool.MinFree) / 100})
+				return j.export(ctx, s.Name, export.Options{To: e.To, MinFree: float64(c.Spool.MinFree) / 100, Scratch: filepath.Dir(j.file)})
 			})
 		}
 		for i, st := range j.places {

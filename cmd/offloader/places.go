@@ -51,7 +51,7 @@ func places(ctx context.Context, c *config.Config, dataset int64) []check.Findin
 
 // bucket tells whether a store on S3 can be used, and what is missing for it.
 func bucket(ctx context.Context, s config.S3, retention bool) []check.Finding {
-	st, err := openS3(ctx, s, timeout)
+	st, err := openS3(ctx, s, timeout, "")
 	if err != nil {
 		return []check.Finding{failed("store", err)}
 	}

@@ -40,16 +40,16 @@ func place(archive string) (config.Store, error) {
 // openStore opens a store of the configuration.
 func openStore(ctx context.Context, s config.Store, o store.Options) (store.Store, error) {
 	if s.Type == config.TypeS3 {
-		return openS3(ctx, s.S3, 0)
+		return openS3(ctx, s.S3, 0, o.Scratch)
 	}
 	return store.OpenDisk(ctx, s.Path, o)
 }
 
-func openS3(ctx context.Context, s config.S3, timeout time.Duration) (*store.S3, error) {
+func openS3(ctx context.Context, s config.S3, timeout time.Duration, scratch string) (*store.S3, error) {
 	return store.OpenS3(ctx, store.S3Options{
 		Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Endpoint: s.Endpoint, PathStyle: s.PathStyle,
 		Profile: s.Profile, RoleARN: s.RoleARN, AccessKeyID: s.AccessKeyID, SecretAccessKey: string(s.SecretAccessKey),
 		Encryption: s.Encryption, KMSKeyID: s.KMSKeyID, StorageClass: s.StorageClass, Tags: s.Tags,
-		LockMode: s.LockMode, LockFor: time.Duration(s.LockFor), Timeout: timeout,
+		LockMode: s.LockMode, LockFor: time.Duration(s.LockFor), Timeout: timeout, Scratch: scratch,
 	})
 }

@@ -34,6 +34,7 @@ const awayFor = 15 * time.Second
 type Options struct {
 	To      Template
 	MinFree float64 // the share of the file system, from 0 to 1, with less than which free none is begun
+	Scratch string  // where parts of an object lie until they are sent; default the system's folder for such
 }
 
 // Put stores an RDB that was taken at a point. Where it failed, it may be called again.
@@ -99,7 +100,7 @@ func write(ctx context.Context, o Options, p Point, rdb io.Reader) (*written, er
 	if err != nil {
 		return nil, err // impossible: it was parsed as a template
 	}
-	st, name, err := to.open(ctx, o.MinFree)
+	st, name, err := to.open(ctx, o)
 	if err != nil {
 		return nil, &WriteError{to.String(), err}
 	}

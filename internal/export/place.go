@@ -122,8 +122,9 @@ func (p place) String() string {
 }
 
 // open makes the place ready to be written to, and gives the name to use there.
-func (p place) open(ctx context.Context, minFree float64) (store.Store, string, error) {
+func (p place) open(ctx context.Context, o Options) (store.Store, string, error) {
 	if p.path == "" {
+		p.bucket.Scratch = o.Scratch
 		st, err := store.OpenS3(ctx, p.bucket)
 		return st, p.key, err
 	}
@@ -138,7 +139,7 @@ func (p place) open(ctx context.Context, minFree float64) (store.Store, string, 
 		return nil, "", fmt.Errorf("clear away what a crash has left: %w", err)
 	}
 	// It isn't opened to be written as an archive is: whatever else lies in the folder is not ours.
-	st, err := store.OpenDisk(ctx, dir, store.Options{MinFree: minFree})
+	st, err := store.OpenDisk(ctx, dir, store.Options{MinFree: o.MinFree})
 	return st, name, err
 }
 

@@ -55,6 +55,7 @@ type S3Options struct {
 	LockFor      time.Duration // from when it is put
 
 	Timeout time.Duration // of one request without a body, with its repetitions; default 30 s
+	Scratch string        // the folder where parts of a stream lie until they are sent; default the system's
 }
 
 // S3 is a bucket, or what is below a prefix of it, that is a store.

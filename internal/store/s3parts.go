@@ -22,19 +22,17 @@ import (
 const (
 	// maxParts is S3's limit.
 	maxParts = 10_000
-	// inFlight is how many parts are sent at once: one alone doesn't fill a connection, more add
-	// memory and no speed.
+	// inFlight is how many parts are sent at once: one alone doesn't fill a connection, more add no speed.
 	inFlight = 2
-	// filePart is the least size of a part that is read from a file, bufferPart of one in memory.
-	filePart, bufferPart = 16 << 20, 8 << 20
+	// filePart is the least size of a part of a file, streamPart of one of a stream.
+	filePart, streamPart = 16 << 20, 8 << 20
 	// abortFor is how long cleaning up may take, also where the program is about to end.
 	abortFor = 5 * time.Second
 )
 
 // part is a piece of an upload.
 type part struct {
-	body io.ReadSeeker
-	size int64
+	body *io.SectionReader
 	sum  uint32
 	free func(tries int) // when it was sent
 }
@@ -142,14 +140,14 @@ func (s *S3) sendParts(ctx context.Context, name string, upload *string, src par
 
 func (s *S3) sendPart(ctx context.Context, name string, upload *string, done *types.CompletedPart, p *part) (etag *string, err error) {
 	tried := 0
-	err = s.call(ctx, "put", name, s.patience(p.size), func(ctx context.Context, try int) error {
+	err = s.call(ctx, "put", name, s.patience(p.body.Size()), func(ctx context.Context, try int) error {
 		tried = try
 		if _, err := p.body.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
 		out, err := s.client.UploadPart(ctx, &s3.UploadPartInput{
 			Bucket: s.bucket(), Key: s.key(name), UploadId: upload, PartNumber: done.PartNumber,
-			Body: p.body, ContentLength: aws.Int64(p.size), ChecksumCRC32: done.ChecksumCRC32,
+			Body: p.body, ContentLength: aws.Int64(p.body.Size()), ChecksumCRC32: done.ChecksumCRC32,
 		})
 		if err == nil {
 			etag = out.ETag

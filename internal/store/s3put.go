@@ -25,8 +25,8 @@ import (
 // in the file all bytes are at hand for another try.
 const maxSingle = 32 << 20
 
-// Put implements Store. A file, or another reader that can be read anywhere, is sent without a
-// copy in memory; of another one at most two parts are held, see sizeOfPart.
+// Put implements Store. A file, or another reader that can be read anywhere, is sent as it lies there;
+// of another one two parts at most lie in S3Options.Scratch. Neither is held in memory.
 //
 // Where no answer came to a request that may have been carried out, the next one tells: an object
 // that is there then and has our size and checksum is ours. If none of the tries had an answer
@@ -52,21 +52,18 @@ func (s *S3) Put(ctx context.Context, name string, r io.Reader) error {
 	case err != nil:
 		return s.unread(name, err)
 	case ended:
-		return s.putWhole(ctx, name, inMemory(start[:n]))
+		return s.putWhole(ctx, name, io.NewSectionReader(bytes.NewReader(start), 0, int64(n)))
 	}
-	b := newBuffers(r)
-	first, whole, err := b.start(ctx, start)
+	parts := newStreamed(r, start, s.o.Scratch)
+	defer parts.close()
+	whole, err := parts.start(ctx)
 	switch {
 	case err != nil:
 		return s.unread(name, err)
-	case whole:
-		return s.putWhole(ctx, name, inMemory(first))
+	case whole != nil:
+		return s.putWhole(ctx, name, whole)
 	}
-	return s.putParts(ctx, name, b)
-}
-
-func inMemory(b []byte) *io.SectionReader {
-	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
+	return s.putParts(ctx, name, parts)
 }
 
 // readFull fills buf, of which some is filled already, until ctx or r ends. Only io.EOF itself is an

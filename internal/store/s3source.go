@@ -1,10 +1,11 @@
 package store
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"hash/crc32"
 	"io"
+	"os"
 )
 
 // sections are the parts of a file. They are read twice, for the checksum and to be sent, and never held.
@@ -43,7 +44,7 @@ func (s *sections) next(ctx context.Context, _ int) (*part, error) {
 		return nil, err
 	}
 	s.at, s.left, s.whole = s.at+size, s.left-size, all.sum
-	return &part{body: body, size: size, sum: own.Sum32(), free: func(int) { <-s.available }}, nil
+	return &part{body: body, sum: own.Sum32(), free: func(int) { <-s.available }}, nil
 }
 
 // running is a checksum that goes on.
@@ -54,104 +55,141 @@ func (r *running) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// buffers are the parts of a stream. Each is held until it was sent.
-type buffers struct {
-	r       io.Reader
-	started *held // filled, and not given yet
-	ended   bool
-	whole   uint32
-	total   int64
-	slots   chan []byte // inFlight of them; nil is one that isn't made yet
+// streamed are the parts of a stream. Each lies in a file, from which it is sent, if need be again: so
+// however many uploads there are, and however long a service takes, memory does not follow. The kernel
+// keeps such a file in its cache while there is room, and mostly never writes it to the disk. It has no name:
+// a crash leaves nothing.
+type streamed struct {
+	r      io.Reader
+	folder string
+	chunk  []byte // what is read at a time
+	filled int    // of chunk, by who has begun to read
+	first  *part  // not given yet
+	ended  bool
+	whole  uint32
+	total  int64
+	slots  chan *os.File // inFlight of them; nil is one that isn't made yet
+	made   []*os.File
 }
 
-// held is a filled buffer and the number of slots that it takes.
-type held struct {
-	data  []byte
-	slots int
-}
-
-func newBuffers(r io.Reader) *buffers {
-	b := &buffers{r: r, slots: make(chan []byte, inFlight)}
+// newStreamed goes on with a stream that begins with what start holds.
+func newStreamed(r io.Reader, start []byte, folder string) *streamed {
+	s := &streamed{r: r, folder: folder, chunk: start, filled: len(start), slots: make(chan *os.File, inFlight)}
 	for range inFlight {
-		b.slots <- nil
+		s.slots <- nil
 	}
-	return b
+	return s
 }
 
-func (b *buffers) sum() uint32 { return b.whole }
-func (b *buffers) size() int64 { return b.total }
+func (s *streamed) sum() uint32 { return s.whole }
+func (s *streamed) size() int64 { return s.total }
+
+// close gives the room back.
+func (s *streamed) close() {
+	for _, f := range s.made {
+		_ = f.Close() // nothing in it is wanted any more
+	}
+}
 
 // sizeOfPart lets the parts of a stream, whose end nobody knows, grow: 39 GiB go in parts of
 // 8 MiB, two at a time, and what follows up to 101 GiB in parts of 16 MiB, one at a time, which
-// takes the same memory. Only beyond that it takes more, and ends at 350 GiB.
+// takes the same room. Only beyond that it takes more, and ends at 350 GiB.
 func sizeOfPart(n int) (size, slots int) {
 	switch {
 	case n <= maxParts/2:
-		return bufferPart, 1
+		return streamPart, 1
 	case n <= maxParts/10*9:
-		return inFlight * bufferPart, inFlight
+		return inFlight * streamPart, inFlight
 	}
-	return 32 * bufferPart, inFlight
+	return 32 * streamPart, inFlight
 }
 
-// start reads the first part, which begins with what was read before. It may be all there is.
-func (b *buffers) start(ctx context.Context, begun []byte) (all []byte, ended bool, err error) {
-	b.started, err = b.fill(ctx, 1, begun)
-	if err != nil {
-		return nil, false, err
+// start reads the first part, and gives it if it is all there is.
+func (s *streamed) start(ctx context.Context) (all *io.SectionReader, err error) {
+	if s.first, err = s.fill(ctx, 1); err == nil && s.ended {
+		all = s.first.body
 	}
-	return b.started.data, b.ended, nil
+	return all, err
 }
 
-func (b *buffers) next(ctx context.Context, n int) (*part, error) {
-	h := b.started
-	if b.started = nil; h == nil {
-		if b.ended {
-			return nil, io.EOF
-		}
-		var err error
-		if h, err = b.fill(ctx, n, nil); err != nil {
-			return nil, err
-		}
-		if len(h.data) == 0 {
-			return nil, io.EOF
-		}
+func (s *streamed) next(ctx context.Context, n int) (*part, error) {
+	p := s.first
+	if s.first = nil; p != nil {
+		return p, nil
 	}
-	b.whole = crc32.Update(b.whole, crc32.IEEETable, h.data)
-	b.total += int64(len(h.data))
-	return &part{
-		body: bytes.NewReader(h.data), size: int64(len(h.data)), sum: crc32.ChecksumIEEE(h.data),
-		free: func(tries int) {
-			if tries > 1 {
-				h.data = nil // the connection of a try that failed may still read from it
-			}
-			b.slots <- h.data
-			for range h.slots - 1 {
-				b.slots <- nil
-			}
-		},
-	}, nil
+	if s.ended {
+		return nil, io.EOF
+	}
+	p, err := s.fill(ctx, n)
+	if err == nil && p.body.Size() == 0 {
+		err = io.EOF
+	}
+	return p, err
 }
 
-// fill waits for a buffer and reads part n into it.
-func (b *buffers) fill(ctx context.Context, n int, begun []byte) (*held, error) {
+// fill waits for a slot and reads part n into it.
+func (s *streamed) fill(ctx context.Context, n int) (*part, error) {
 	size, slots := sizeOfPart(n)
-	var buf []byte
+	var f *os.File
 	for range slots {
 		select {
-		case buf = <-b.slots:
+		case free := <-s.slots:
+			f = cmp.Or(free, f)
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
-	if cap(buf) < size {
-		buf = make([]byte, size)
+	if f == nil {
+		var err error
+		if f, err = s.room(); err != nil {
+			return nil, err
+		}
 	}
-	buf = buf[:size]
-	have, ended, err := readFull(ctx, b.r, buf, copy(buf, begun))
+	at, own := 0, uint32(0)
+	for at < size && !s.ended {
+		got, ended, err := readFull(ctx, s.r, s.chunk, s.filled)
+		if err != nil {
+			return nil, err
+		}
+		read := s.chunk[:got]
+		if _, err := f.WriteAt(read, int64(at)); err != nil {
+			return nil, &scratchError{err}
+		}
+		own, s.whole = crc32.Update(own, crc32.IEEETable, read), crc32.Update(s.whole, crc32.IEEETable, read)
+		at, s.total, s.filled, s.ended = at+got, s.total+int64(got), 0, ended
+	}
+	return &part{body: io.NewSectionReader(f, 0, int64(at)), sum: own, free: func(tries int) {
+		if tries > 1 { // the connection of a try that failed may still read from it
+			_ = f.Close()
+			f = nil
+		}
+		s.slots <- f
+		for range slots - 1 {
+			s.slots <- nil
+		}
+	}}, nil
+}
+
+// room makes a file for a part.
+func (s *streamed) room() (*os.File, error) {
+	f, err := os.CreateTemp(s.folder, ".part-")
+	if err == nil {
+		s.made = append(s.made, f)
+		err = os.Remove(f.Name()) // what is open stays
+	}
 	if err != nil {
-		return nil, err
+		return nil, &scratchError{err}
 	}
-	b.ended = ended
-	return &held{buf[:have], slots}, nil
+	return f, nil
+}
+
+// scratchError says that there is no room for the part of a stream.
+type scratchError struct{ err error }
+
+func (e *scratchError) Error() string { return "keep a part of it until it is sent: " + e.err.Error() }
+func (e *scratchError) Unwrap() error { return e.err }
+
+// Hint says what to do about it.
+func (e *scratchError) Hint() string {
+	return "an upload keeps 16 MiB on disk: the daemon in its spool, a command where TMPDIR says"
 }

@@ -50,6 +50,8 @@ type Options struct {
 	MinFree float64
 	// Now is the time at which Write clears away what is a day old.
 	Now time.Time
+	// Scratch is S3Options.Scratch.
+	Scratch string
 }
 
 // OpenURL opens the store that an --archive argument names: /path, file:///path or s3://….
@@ -78,6 +80,7 @@ func OpenURL(ctx context.Context, rawURL string, o Options) (Store, error) {
 		if err != nil {
 			return nil, err
 		}
+		options.Scratch = o.Scratch
 		return OpenS3(ctx, options)
 	}
 	return nil, &URLError{rawURL, fmt.Sprintf("%s:// is not known", scheme)}
