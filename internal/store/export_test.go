@@ -7,8 +7,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// SizeOfPart is how large part n of a stream is, and how many of two slots it takes.
-func SizeOfPart(n int) (size, slots int) { return sizeOfPart(n) }
+// SizeOfPart is how large part n of a stream is.
+func SizeOfPart(n int) int { return sizeOfPart(n) }
 
 // OpenS3With is OpenS3 with a client that is not quite as it should be, and no time to lose.
 func OpenS3With(ctx context.Context, o S3Options, adjust func(*s3.Options)) (*S3, error) {

@@ -23,6 +23,7 @@ const (
 	// maxParts is S3's limit.
 	maxParts = 10_000
 	// inFlight is how many parts are sent at once: one alone doesn't fill a connection, more add no speed.
+	// The next is read meanwhile.
 	inFlight = 2
 	// filePart is the least size of a part of a file, streamPart of one of a stream.
 	filePart, streamPart = 16 << 20, 8 << 20
@@ -37,8 +38,8 @@ type part struct {
 	free func(tries int) // when it was sent
 }
 
-// parts gives an upload's pieces one after the other, no more than inFlight that aren't free
-// again; io.EOF itself behind the last. It is the only reader of its source.
+// parts gives an upload's pieces one after the other, io.EOF itself behind the last. It is the only reader
+// of its source.
 type parts interface {
 	next(ctx context.Context, n int) (*part, error)
 	sum() uint32 // of all that next gave
@@ -94,7 +95,10 @@ func (s *S3) abort(ctx context.Context, name string, upload *string) {
 
 // sendParts returns when all are there, or none is on its way any more.
 func (s *S3) sendParts(ctx context.Context, name string, upload *string, src parts) ([]types.CompletedPart, error) {
-	g, alive := errgroup.WithContext(ctx)
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	g, alive := errgroup.WithContext(sending)
+	g.SetLimit(inFlight)
 	var sent []*types.CompletedPart
 	var readErr error
 	for n := 1; ; n++ {
@@ -113,23 +117,23 @@ func (s *S3) sendParts(ctx context.Context, name string, upload *string, src par
 		}
 		done := &types.CompletedPart{PartNumber: aws.Int32(int32(n)), ChecksumCRC32: crc(p.sum)}
 		sent = append(sent, done)
-		g.Go(func() error { // Wait is below; next bounds how many there are
+		g.Go(func() error { // Wait is below
 			etag, err := s.sendPart(alive, name, upload, done, p)
 			done.ETag = etag
 			return err
 		})
 	}
 	if readErr != nil {
-		g.Go(func() error { return readErr }) // ends the others
+		stop()
 	}
-	if err := g.Wait(); err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, err
-	}
-	if ctx.Err() != nil {
+	err := g.Wait()
+	switch {
+	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case readErr != nil:
+		return nil, readErr
+	case err != nil:
+		return nil, err
 	}
 	list := make([]types.CompletedPart, len(sent))
 	for i, p := range sent {

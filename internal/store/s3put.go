@@ -26,7 +26,7 @@ import (
 const maxSingle = 32 << 20
 
 // Put implements Store. A file, or another reader that can be read anywhere, is sent as it lies there;
-// of another one two parts at most lie in S3Options.Scratch. Neither is held in memory.
+// of another one three parts at most lie in S3Options.Scratch. Neither is held in memory.
 //
 // Where no answer came to a request that may have been carried out, the next one tells: an object
 // that is there then and has our size and checksum is ours. If none of the tries had an answer

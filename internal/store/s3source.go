@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"hash/crc32"
 	"io"
@@ -10,19 +9,16 @@ import (
 
 // sections are the parts of a file. They are read twice, for the checksum and to be sent, and never held.
 type sections struct {
-	f         file
-	at        int64 // of the next
-	left      int64
-	whole     uint32
-	total     int64
-	partSize  int64
-	available chan struct{}
+	f        file
+	at       int64 // of the next
+	left     int64
+	whole    uint32
+	total    int64
+	partSize int64
 }
 
 func newSections(f file, at, size int64) *sections {
-	s := &sections{f: f, at: at, left: size, total: size, available: make(chan struct{}, inFlight)}
-	s.partSize = max(filePart, (size+maxParts-1)/maxParts)
-	return s
+	return &sections{f: f, at: at, left: size, total: size, partSize: max(filePart, (size+maxParts-1)/maxParts)}
 }
 
 func (s *sections) sum() uint32 { return s.whole }
@@ -32,11 +28,6 @@ func (s *sections) next(ctx context.Context, _ int) (*part, error) {
 	if s.left == 0 {
 		return nil, io.EOF
 	}
-	select {
-	case s.available <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	size := min(s.left, s.partSize)
 	body := io.NewSectionReader(s.f, s.at, size)
 	own, all := crc32.NewIEEE(), &running{s.whole}
@@ -44,7 +35,7 @@ func (s *sections) next(ctx context.Context, _ int) (*part, error) {
 		return nil, err
 	}
 	s.at, s.left, s.whole = s.at+size, s.left-size, all.sum
-	return &part{body: body, sum: own.Sum32(), free: func(int) { <-s.available }}, nil
+	return &part{body: body, sum: own.Sum32(), free: func(int) {}}, nil
 }
 
 // running is a checksum that goes on.
@@ -68,14 +59,15 @@ type streamed struct {
 	ended  bool
 	whole  uint32
 	total  int64
-	slots  chan *os.File // inFlight of them; nil is one that isn't made yet
+	slots  chan *os.File // nil is one that isn't made yet
 	made   []*os.File
 }
 
 // newStreamed goes on with a stream that begins with what start holds.
 func newStreamed(r io.Reader, start []byte, folder string) *streamed {
-	s := &streamed{r: r, folder: folder, chunk: start, filled: len(start), slots: make(chan *os.File, inFlight)}
-	for range inFlight {
+	s := &streamed{r: r, folder: folder, chunk: make([]byte, 256<<10), slots: make(chan *os.File, inFlight+1)}
+	s.filled = copy(s.chunk, start)
+	for range cap(s.slots) {
 		s.slots <- nil
 	}
 	return s
@@ -91,18 +83,9 @@ func (s *streamed) close() {
 	}
 }
 
-// sizeOfPart lets the parts of a stream, whose end nobody knows, grow: 39 GiB go in parts of
-// 8 MiB, two at a time, and what follows up to 101 GiB in parts of 16 MiB, one at a time, which
-// takes the same room. Only beyond that it takes more, and ends at 350 GiB.
-func sizeOfPart(n int) (size, slots int) {
-	switch {
-	case n <= maxParts/2:
-		return streamPart, 1
-	case n <= maxParts/10*9:
-		return inFlight * streamPart, inFlight
-	}
-	return 32 * streamPart, inFlight
-}
+// sizeOfPart lets the parts of a stream, whose end nobody knows, grow: 15 GiB go in parts of 8 MiB, and each
+// further fifth of their number in parts of twice the size. That ends at 484 GiB.
+func sizeOfPart(n int) int { return streamPart << ((n - 1) / (maxParts / 5)) }
 
 // start reads the first part, and gives it if it is all there is.
 func (s *streamed) start(ctx context.Context) (all *io.SectionReader, err error) {
@@ -129,15 +112,11 @@ func (s *streamed) next(ctx context.Context, n int) (*part, error) {
 
 // fill waits for a slot and reads part n into it.
 func (s *streamed) fill(ctx context.Context, n int) (*part, error) {
-	size, slots := sizeOfPart(n)
 	var f *os.File
-	for range slots {
-		select {
-		case free := <-s.slots:
-			f = cmp.Or(free, f)
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	select {
+	case f = <-s.slots:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 	if f == nil {
 		var err error
@@ -146,7 +125,7 @@ func (s *streamed) fill(ctx context.Context, n int) (*part, error) {
 		}
 	}
 	at, own := 0, uint32(0)
-	for at < size && !s.ended {
+	for size := sizeOfPart(n); at < size && !s.ended; {
 		got, ended, err := readFull(ctx, s.r, s.chunk, s.filled)
 		if err != nil {
 			return nil, err
@@ -164,9 +143,6 @@ func (s *streamed) fill(ctx context.Context, n int) (*part, error) {
 			f = nil
 		}
 		s.slots <- f
-		for range slots - 1 {
-			s.slots <- nil
-		}
 	}}, nil
 }
 
@@ -191,5 +167,5 @@ func (e *scratchError) Unwrap() error { return e.err }
 
 // Hint says what to do about it.
 func (e *scratchError) Hint() string {
-	return "an upload keeps 16 MiB on disk: the daemon in its spool, a command where TMPDIR says"
+	return "an upload keeps 24 MiB on disk, a very large one more: the daemon in its spool, a command where TMPDIR says"
 }
