@@ -240,6 +240,12 @@ stores: [{type: disk, path: $DIR/archive}, %s]
 		middle := note(t, master, 1)
 		require.Equal(t, "streaming", d.Source("cache").State)
 
+		d.Until("cache", "told of a hole while S3 is away", func(s blackbox.SourceStatus) bool {
+			return s.Stores[1].Error != "" && len(s.Stores[1].Holes) > 0
+		})
+		require.Contains(t, d.Do("status"), "are missing: the spool was full while this store could not be written: ")
+		require.Contains(t, d.Get("/readyz"), "wait to be healed from another store")
+
 		diskBack := away(t, filepath.Join(dir, "archive"))
 		end()
 		holed := d.Until("cache", "told of its hole", func(s blackbox.SourceStatus) bool {

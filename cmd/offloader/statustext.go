@@ -123,6 +123,9 @@ func details(s httpapi.Source, now time.Time) [][]cell {
 			rows = append(rows, []cell{{}, {text: "→ " + hint}})
 		}
 	}
+	if s.BrokenHint != "" {
+		rows = append(rows, []cell{{}, {text: "→ " + s.BrokenHint}})
+	}
 	add("master", "%s%s", s.Master, product(s.Status))
 	add("link", "%s", doing(s.Status, now))
 	if s.Error != "" {
@@ -159,6 +162,13 @@ func details(s httpapi.Source, now time.Time) [][]cell {
 		add("store", "%s: %s", store.Name, behind(store))
 		if store.Error != "" {
 			bad("", store.Error, store.Hint)
+		}
+		if n := len(store.Holes); n > 0 {
+			text := fmt.Sprintf("offsets %d to %d are missing: %s", store.Holes[0].From, store.Holes[0].To, store.Holes[0].Cause)
+			if n > 1 {
+				text += fmt.Sprintf(" (and %d more)", n-1)
+			}
+			bad("", text, "")
 		}
 		if store.Held.Since != 0 {
 			add("", "%s", newest(store.Held, now))

@@ -88,21 +88,27 @@ func (s Source) unready(limits stale.Limits, now time.Time) []string {
 		add("%s", s.Spool.Error)
 	}
 	for _, store := range s.Stores {
-		for _, reason := range late(store, limits, now) {
+		for _, reason := range late(store, len(s.Stores) > 1, limits, now) {
 			add("store %s: %s", store.Name, reason)
 		}
 	}
 	return why
 }
 
-// late is what is wrong with a store, and what has grown old in it.
-func late(s source.StoreStatus, limits stale.Limits, now time.Time) (why []string) {
+// late is what is wrong with a store, one of several or not, and what has grown old in it.
+func late(s source.StoreStatus, several bool, limits stale.Limits, now time.Time) (why []string) {
 	limits.Stored = cmp.Or(limits.Stored, lateStored+time.Duration(s.IntervalSeconds*float64(time.Second)))
+	if n := len(s.Holes); n > 0 {
+		reason := fmt.Sprintf("%d parts of the stream are missing", n)
+		if several {
+			reason += ", and wait to be healed from another store"
+		}
+		why = append(why, reason)
+	}
 	switch {
 	case s.Error != "":
 		why = append(why, s.Error)
 	case len(s.Holes) > 0:
-		why = append(why, fmt.Sprintf("%d parts of the stream are missing, and wait to be healed from another store", len(s.Holes)))
 	case s.LagSeconds > limits.Stored.Seconds():
 		why = append(why, fmt.Sprintf("%d bytes behind for %.0f s", s.LagBytes, s.LagSeconds))
 		limits.Stored = 0 // it says the same

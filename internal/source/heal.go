@@ -2,6 +2,8 @@ package source
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"math"
 	"slices"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/mirror"
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -65,6 +68,41 @@ func (p *progress) miss(lack spool.Lack, within stream.Range, have []archive.Seg
 // small segments before that stay as they are, since the bytes to join them are gone.
 func (p *progress) behind(t *spool.Timeline) bool { return p.base < t.Trimmed() }
 
+// stillThere forgets the progress of the timeline that is written if the store, to which that leads,
+// was emptied or made again. Retention lets that one's timeline.json be.
+func (sh *shipper) stillThere(ctx context.Context, t *spool.Timeline, p *progress) (*progress, error) {
+	now := time.Now()
+	if now.Sub(p.looked) < sh.lookEvery {
+		return p, nil
+	}
+	p.looked = now
+	sh.s.lookIfBroken()
+	info := t.Info()
+	_, err := archive.ReadTimeline(ctx, sh.store, info.Source, info.Timeline)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // begin finds out what that means
+	}
+	return p, err
+}
+
+// whyNew is why the store knows nothing of t. Where it did know the timeline that is written, somebody has
+// emptied it, or made it again: then all that is known of it is forgotten.
+func (sh *shipper) whyNew(t *spool.Timeline) string {
+	if t != sh.s.newest() || !sh.s.ledger.of(t)[sh.n].claimed {
+		return "the store is new"
+	}
+	sh.s.log.Error("the store has nothing any more of what it had: it is begun anew", "store", sh.store.String(), "timeline", t.Info().Timeline,
+		"hint", "who has emptied it? Another store heals it; where there is none, only what the spool has is stored again")
+	clear(sh.progress)
+	sh.forgetBrought(func(*spool.Timeline) bool { return false })
+	sh.s.ledger.lost(sh.n)
+	sh.s.mu.Lock()
+	sh.s.shipped[sh.n].held = stale.Held{}
+	sh.s.mu.Unlock()
+	signal(sh.s.look)
+	return "the store was emptied"
+}
+
 // whole is up to where nothing is missing of t; nothing is there without the snapshot.
 func (p *progress) whole() stream.Offset {
 	switch {
@@ -115,6 +153,7 @@ type healed struct {
 	got      []stream.Range // now there
 	answered bool           // all other stores have
 	pruned   stream.Offset  // what is before that, retention took in all of them
+	first    stream.Offset  // of the snapshots that are there
 }
 
 // healed takes note of what came of the last try, if it has ended.
@@ -136,7 +175,7 @@ func (sh *shipper) healed() error {
 		}
 		return sh.s.got(sh.n, h.of, false, h.got)
 	case h.answered && p != nil:
-		return sh.giveUp(h.of, p, h.pruned)
+		return sh.giveUp(p, h)
 	}
 	return nil
 }
@@ -155,13 +194,13 @@ func without(holes []hole, got []stream.Range) []hole {
 // healOnce copies the beginning of a hole from the first store that has it. It works beside ship, and
 // touches nothing of its progress.
 func (sh *shipper) healOnce(ctx context.Context, t *spool.Timeline, holes []hole) healed {
-	h := healed{of: t, pruned: math.MaxInt64}
+	h := healed{of: t, pruned: math.MaxInt64, first: math.MaxInt64}
 	answers := 0
 	for _, other := range sh.s.shippers {
 		if other == sh || sh.s.failing(other.n) {
 			continue
 		}
-		got, pruned, err := sh.healFrom(ctx, other, t, holes)
+		got, theirs, err := sh.healFrom(ctx, other, t, holes)
 		if err != nil {
 			if ctx.Err() == nil { // else it was told to stop
 				sh.s.log.Warn("a store can't be healed now", "store", sh.store.String(), "from", other.store.String(), "error", err)
@@ -172,61 +211,81 @@ func (sh *shipper) healOnce(ctx context.Context, t *spool.Timeline, holes []hole
 			h.got = got
 			return h
 		}
-		answers, h.pruned = answers+1, min(h.pruned, pruned)
+		answers, h.pruned = answers+1, min(h.pruned, theirs.Pruned())
+		if theirs.Parent != nil {
+			h.first = 0
+		}
+		for _, s := range theirs.Snapshots {
+			h.first = min(h.first, s.Offset)
+		}
 	}
-	h.answered = answers > 0 && answers == len(sh.s.shippers)-1
+	h.answered = answers == len(sh.s.shippers)-1
+	if answers == 0 {
+		h.pruned = 0
+	}
 	return h
 }
 
-// giveUp lets go of what no store has any more: all the others have answered, and retention took
-// there what is before pruned.
-func (sh *shipper) giveUp(t *spool.Timeline, p *progress, pruned stream.Offset) error {
+// giveUp lets go of what no store has any more, when all the others have answered: what retention took
+// there, and what nothing leads to before a snapshot here.
+func (sh *shipper) giveUp(p *progress, h healed) error {
 	var left []hole
 	var lost []stream.Range
-	for _, h := range p.holes {
-		if h.From < pruned {
-			lost = append(lost, stream.Range{From: h.From, To: min(h.To, pruned)})
-			h.From = min(h.To, pruned)
+	for _, m := range p.holes {
+		if to := min(m.To, max(h.pruned, p.leads(m.From, h.first))); m.From < to {
+			lost = append(lost, stream.Range{From: m.From, To: to})
+			m.From = to
 		}
-		if h.Len() > 0 {
-			left = append(left, h)
+		if m.Len() > 0 {
+			left = append(left, m)
 		}
 	}
-	first := !p.first && t.Info().Offset < pruned
+	info := h.of.Info()
+	first := !p.first && info.Offset < max(h.pruned, p.leads(info.Offset, h.first))
 	if len(lost) == 0 && !first {
 		return nil
 	}
-	sh.s.log.Warn("retention has taken in the other stores what this one lacks: it starts with what they have", "store", sh.store.String(), "timeline", t.Info().Timeline, "offset", pruned)
+	sh.s.log.Warn("no store has any more what this one lacks: retention has taken it, or it was lost. It is done without", "store", sh.store.String(), "timeline", info.Timeline, "lost", lost, "snapshot", first)
 	p.holes, p.first = left, p.first || first
-	return sh.s.got(sh.n, t, first, lost)
+	return sh.s.got(sh.n, h.of, first, lost)
 }
 
-// healFrom copies the beginning of a hole from another store, and tells what retention took there.
-func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, holes []hole) (got []stream.Range, pruned stream.Offset, err error) {
+// leads is the first snapshot here behind an offset, if elsewhere none is older; 0 where there is none.
+func (p *progress) leads(behind, elsewhere stream.Offset) (at stream.Offset) {
+	for o := range p.taken {
+		if behind < o && o <= elsewhere && (at == 0 || o < at) {
+			at = o
+		}
+	}
+	return at
+}
+
+// healFrom copies the beginning of a hole from another store, and gives what that has of the timeline.
+func (sh *shipper) healFrom(ctx context.Context, other *shipper, t *spool.Timeline, holes []hole) (got []stream.Range, theirs *archive.Timeline, err error) {
 	ctx, cancel := context.WithTimeout(ctx, healFor)
 	defer cancel()
 	info := t.Info()
-	theirs, err := archive.LoadTimeline(ctx, other.store, info.Source, info.Timeline)
+	theirs, err = archive.LoadTimeline(ctx, other.store, info.Source, info.Timeline)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	ours, err := archive.LoadTimeline(ctx, sh.store, info.Source, info.Timeline)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	c := &mirror.Copier{From: other.store, To: sh.store}
 	for _, h := range holes {
 		part := stream.Range{From: h.From, To: min(h.To, h.From+stream.Offset(sh.s.o.Target))}
 		left, err := c.Log(ctx, theirs, ours, part)
 		if err != nil {
-			return nil, theirs.Pruned(), err
+			return nil, nil, err
 		}
 		if got = archive.Missing(segmentsOf(left), part); len(got) > 0 { // else the other one hasn't got it either
 			sh.s.log.Info("the store got what it lacked from another one", "store", sh.store.String(), "from", other.store.String(), "timeline", info.Timeline, "range", part.String())
 			break
 		}
 	}
-	return got, theirs.Pruned(), nil
+	return got, theirs, nil
 }
 
 // failing tells whether the last pass over store n failed.

@@ -51,6 +51,7 @@ func (p *pair) start() {
 	p.s.src, err = p.spool.Source("cache")
 	require.NoError(p.t, err)
 	p.s.endAgain(p.s.src.Timelines())
+	require.NoError(p.t, p.s.lackAgain(p.s.src.Timelines()))
 }
 
 // one lets one store get all that there is for it, holes too.
@@ -198,6 +199,15 @@ func TestAHoleIsShown(t *testing.T) {
 	}
 	gone := tl.Trimmed()
 	require.Greater(t, gone, stream.Offset(100), "the spool let go of what the first store has")
+	hole := Hole{Timeline: tl.Info().Timeline, From: 100, To: gone, Cause: "the spool was full while this store could not be written: " + errAway.Error()}
+	require.Equal(t, []Hole{hole}, p.s.Status(now).Stores[1].Holes, "while it is away")
+	p.close()
+	p.start()
+	tl, second = p.s.src.Timelines()[0], p.s.shippers[1]
+	p.s.cur = tl
+	require.Equal(t, []Hole{hole}, p.s.Status(now).Stores[1].Holes, "and after a restart")
+	require.Equal(t, int64(tl.Boundary().Offset-100), p.s.Status(now).Stores[1].LagBytes, "counted once")
+	require.NoError(t, p.one(0))
 
 	// It comes back, and now the first one is away.
 	second.store = p.disks[1]
@@ -206,8 +216,7 @@ func TestAHoleIsShown(t *testing.T) {
 	p.s.o.AckStore = true
 	require.Equal(t, stream.Offset(100), p.s.Durable(), "acknowledged is what both have")
 	st := p.s.Status(now).Stores[1]
-	require.Len(t, st.Holes, 1)
-	require.Equal(t, Hole{Timeline: tl.Info().Timeline, From: 100, To: gone, Cause: "the spool was full while this store could not be written: " + errAway.Error()}, st.Holes[0])
+	require.Equal(t, []Hole{hole}, st.Holes)
 	require.Equal(t, int64(gone-100), st.LagBytes)
 	cat, err := archive.Load(t.Context(), p.disks[1], "cache")
 	require.NoError(t, err)

@@ -36,7 +36,8 @@ type entry struct {
 	taken    map[stream.Offset]bool // snapshots that were taken later
 	events   map[string]bool
 	holes    []Hole
-	done     bool // all of it, and no more will come
+	lack     []Hole // what the spool let go of; what is before base of it was looked for, and is in holes if it is missing
+	done     bool   // all of it, and no more will come
 }
 
 func newLedger(stores int) *ledger {
@@ -55,8 +56,22 @@ func (l *ledger) enter(n int, t *spool.Timeline, e entry) (risen bool) {
 	e.begun, e.claimed = true, true
 	e.reserved = max(e.base, was.reserved)
 	e.whole = max(e.whole, was.whole) // a master takes no acknowledgement back
+	e.lack = was.lack
 	l.stores[n][t] = e
 	return e.whole > was.whole
+}
+
+// lacks takes note of what store n may lack of t, for the spool has it no more.
+func (l *ledger) lacks(n int, t *spool.Timeline, lack spool.Lack) {
+	var all []Hole
+	for _, r := range lack.Log {
+		all = append(all, Hole{Timeline: t.Info().Timeline, From: r.From, To: r.To, Cause: r.Cause})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.stores[n][t]
+	e.lack = all
+	l.stores[n][t] = e
 }
 
 // claim takes note that store n has t's timeline.json.
@@ -66,6 +81,15 @@ func (l *ledger) claim(n int, t *spool.Timeline) {
 	e := l.stores[n][t]
 	e.claimed = true
 	l.stores[n][t] = e
+}
+
+// lost takes note that store n has nothing of what it had. What was acknowledged stays so.
+func (l *ledger) lost(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for t, e := range l.stores[n] {
+		l.stores[n][t] = entry{whole: e.whole, lack: e.lack}
+	}
 }
 
 // claimedElsewhere tells whether another store than n has t's timeline.json.
@@ -102,16 +126,29 @@ func (l *ledger) stored(t *spool.Timeline) stream.Offset {
 	return at
 }
 
-// holes are those of store n, in order.
+// holes are those of store n, in order; also such that it has not been asked about since, as it is away.
 func (l *ledger) holes(n int) []Hole {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := []Hole{}
 	for _, e := range l.stores[n] {
 		all = append(all, e.holes...)
+		for _, h := range e.lack {
+			if h.From = max(h.From, e.base); h.From < h.To {
+				all = append(all, h)
+			}
+		}
 	}
 	slices.SortFunc(all, func(a, b Hole) int { return cmp.Or(cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.From, b.From)) })
-	return all
+	joined := all[:0]
+	for _, h := range all {
+		if n := len(joined) - 1; n >= 0 && joined[n] == (Hole{Timeline: h.Timeline, From: joined[n].From, To: h.From, Cause: h.Cause}) {
+			joined[n].To = h.To
+			continue
+		}
+		joined = append(joined, h)
+	}
+	return joined
 }
 
 // only forgets all timelines but these, which the spool still holds.
@@ -327,7 +364,30 @@ func (s *Source) lacks(n int, t *spool.Timeline, snapshot bool, r stream.Range, 
 	if len(log) > len(l.Log) {
 		s.log.Error("a store lacks what the spool has let go of: it will get it from another store", "store", store, "timeline", t.Info().Timeline, "range", r.String(), "cause", cause)
 	}
-	return t.SetLack(store, spool.Lack{Snapshot: l.Snapshot || snapshot, Log: log})
+	return s.setLack(n, t, spool.Lack{Snapshot: l.Snapshot || snapshot, Log: log})
+}
+
+// setLack keeps what store n may lack of t, in the spool and where the status sees it.
+func (s *Source) setLack(n int, t *spool.Timeline, l spool.Lack) error {
+	if err := t.SetLack(s.shippers[n].store.String(), l); err != nil {
+		return err
+	}
+	s.ledger.lacks(n, t, l)
+	return nil
+}
+
+// lackAgain has the status see what the stores may lack since an earlier life of the daemon.
+func (s *Source) lackAgain(all []*spool.Timeline) error {
+	for _, t := range all {
+		for n, sh := range s.shippers {
+			l, err := t.Lack(sh.store.String())
+			if err != nil {
+				return err
+			}
+			s.ledger.lacks(n, t, l)
+		}
+	}
+	return nil
 }
 
 // united adds a range to others, which are in order and apart. It tells whether that changed them.
@@ -370,9 +430,9 @@ func (s *Source) count(t *spool.Timeline, have []entry) error {
 	return t.SetStores(names)
 }
 
-// isNew takes note that store n knows nothing of t: it lacks what the spool no longer has, and, where t
-// is a branch and alone, what it continues.
-func (s *Source) isNew(n int, t *spool.Timeline, alone bool) error {
+// isNew takes note that store n knows nothing of t, and why: it lacks what the spool no longer has, and,
+// where t is a branch and alone, what it continues.
+func (s *Source) isNew(n int, t *spool.Timeline, alone bool, cause string) error {
 	s.letting.Lock()
 	defer s.letting.Unlock()
 	info := t.Info()
@@ -380,7 +440,7 @@ func (s *Source) isNew(n int, t *spool.Timeline, alone bool) error {
 	if err != nil {
 		return err
 	}
-	return s.lacks(n, t, alone || info.Parent == nil && !held, stream.Range{From: info.Offset, To: t.Trimmed()}, "the store is new")
+	return s.lacks(n, t, alone || info.Parent == nil && !held, stream.Range{From: info.Offset, To: t.Trimmed()}, cause)
 }
 
 // holdsFirst tells whether the spool still has the snapshot that t began with.
@@ -404,7 +464,7 @@ func (s *Source) got(n int, t *spool.Timeline, snapshot bool, ranges []stream.Ra
 			left.Log = append(left.Log, spool.LackRange{Range: r, Cause: was.Cause})
 		}
 	}
-	return t.SetLack(store, left)
+	return s.setLack(n, t, left)
 }
 
 // segmentsOf lets ranges be reckoned with as segments are.

@@ -24,6 +24,7 @@ const (
 	shipEvery  = 250 * time.Millisecond
 	shipRetry  = 10 * time.Second // the longest wait after an error of the store
 	drainFor   = 6 * time.Second  // what is left at the end gets this long
+	lookEvery  = time.Minute      // whether the store still has what it had: a request, which is paid for
 	segmentDir = "log/"
 )
 
@@ -36,15 +37,16 @@ const (
 // segment, all of it becomes one compacted segment, the small ones are deleted, and the spool
 // may let its bytes go. Under load Target is there before Interval, and there are no small ones.
 type shipper struct {
-	s        *Source
-	n        int // of the store, in the order of the configuration
-	store    Store
-	encoders *Encoders
-	interval time.Duration
-	hurry    chan struct{} // capacity 1: the spool is about to be full
-	dir      string
-	progress map[*spool.Timeline]*progress
-	healing  chan healed // nil: nothing is being healed
+	s         *Source
+	n         int // of the store, in the order of the configuration
+	store     Store
+	encoders  *Encoders
+	interval  time.Duration
+	hurry     chan struct{} // capacity 1: the spool is about to be full
+	lookEvery time.Duration
+	dir       string
+	progress  map[*spool.Timeline]*progress
+	healing   chan healed // nil: nothing is being healed
 
 	slow *Encoders // bring's
 	mu   sync.Mutex
@@ -66,6 +68,7 @@ type progress struct {
 	pruned stream.Offset          // what is before it and is not there, retention took
 	holes  []hole                 // before stored, what the spool let go of while the store was away
 	healed time.Time              // when that was last tried in vain
+	looked time.Time              // when timeline.json was last there
 	ended  bool                   // the timeline gets no more events; asked before they were stored
 }
 
@@ -140,6 +143,11 @@ func (s *Source) hasEnded(t *spool.Timeline) bool {
 // advance does what is due of one timeline, and enters what the store has by then.
 func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end bool) (err error) {
 	p := sh.progress[t]
+	if p != nil && newest {
+		if p, err = sh.stillThere(ctx, t, p); err != nil {
+			return err
+		}
+	}
 	if p == nil || p.behind(t) {
 		if p, err = sh.begin(ctx, t); err != nil {
 			return err
@@ -202,7 +210,7 @@ func (sh *shipper) begin(ctx context.Context, t *spool.Timeline) (*progress, err
 		return nil, err
 	}
 	p := sh.found(max(trimmed, pruned), have)
-	p.pruned, p.taken = pruned, taken
+	p.pruned, p.taken, p.looked = pruned, taken, time.Now()
 	p.miss(lack, stream.Range{From: pruned, To: trimmed}, have, noted)
 	// Without a snapshot that should be there it was there, and retention took it.
 	p.first = taken[info.Offset] || pruned > info.Offset || !held && !lack.Snapshot
@@ -278,7 +286,7 @@ func (sh *shipper) claim(ctx context.Context, t *spool.Timeline, info archive.Ti
 			}
 			alone = len(parent) == 0
 		}
-		if err := sh.s.isNew(sh.n, t, alone); err != nil {
+		if err := sh.s.isNew(sh.n, t, alone, sh.whyNew(t)); err != nil {
 			return err
 		}
 		if err := archive.WriteTimeline(ctx, sh.store, info); !errors.Is(err, fs.ErrExist) {

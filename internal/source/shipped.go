@@ -134,8 +134,10 @@ func (s *Source) storeStatus(n int, have shipped, cur *spool.Timeline, durable s
 		base = max(base, cur.Info().Offset)
 	}
 	st.LagBytes = max(0, int64(durable-base))
-	for _, h := range st.Holes {
-		st.LagBytes += int64(h.To - h.From)
+	for _, h := range st.Holes { // what is behind base counts already
+		if cur == nil || h.Timeline != cur.Info().Timeline || h.From < base {
+			st.LagBytes += int64(h.To - h.From)
+		}
 	}
 	if !have.late.IsZero() && (st.LagBytes > 0 || have.waiting) {
 		since := have.late

@@ -107,6 +107,7 @@ type Source struct {
 	letting  sync.Mutex    // held while the spool lets go of something
 	naming   sync.Mutex    // held while it is decided what a timeline is called
 	risen    chan struct{} // capacity 1: what all stores have has risen
+	look     chan struct{} // capacity 1: what can be restored may have changed
 
 	clock clock
 	waits ackWaits
@@ -124,13 +125,13 @@ func New(o Options) *Source {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{},
-		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1), over: make(chan struct{})}
+		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1), look: make(chan struct{}, 1), over: make(chan struct{})}
 	for n, store := range o.Stores {
 		interval := cmp.Or(store.Interval, 10*time.Second)
 		if o.AckStore {
 			interval = min(interval, time.Second) // somebody waits for it
 		}
-		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval, hurry: make(chan struct{}, 1),
+		s.shippers = append(s.shippers, &shipper{s: s, n: n, store: store.Store, encoders: store.Encoders, interval: interval, hurry: make(chan struct{}, 1), lookEvery: lookEvery,
 			dir: filepath.Join(o.Spool.Dir(), o.Name), progress: map[*spool.Timeline]*progress{},
 			slow: cmp.Or(store.Taken, store.Encoders), done: map[*spool.Timeline]*broughtOf{}})
 	}
@@ -158,6 +159,9 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.endAgain(src.Timelines())
+	if err := s.lackAgain(src.Timelines()); err != nil {
+		return errors.Join(fmt.Errorf("source %s: %w", s.o.Name, err), src.Close())
+	}
 	s.resumed()
 
 	g, alive := errgroup.WithContext(ctx)
@@ -182,6 +186,7 @@ func (s *Source) Run(ctx context.Context) error {
 		return s.link.Run(alive)
 	})
 	g.Go(func() error { return s.tick(alive) })
+	g.Go(func() error { return s.keepLooking(alive) })
 	err = g.Wait()
 	close(s.over)
 	s.taking.Lock() // whoever takes a snapshot has left by then

@@ -65,6 +65,9 @@ func (r *rig) start(address string) {
 		r.tune(&o)
 	}
 	r.src = New(o)
+	for _, sh := range r.src.shippers {
+		sh.lookEvery = 100 * time.Millisecond
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.ended = cancel, make(chan error, 1)
 	go func() { r.ended <- r.src.Run(ctx) }()

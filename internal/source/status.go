@@ -38,6 +38,7 @@ type Status struct {
 	Since          stream.Time   `json:"restorable_since"` // every moment from here to the durable time can be restored
 	Ack            string        `json:"ack"`              // local or store: what is acknowledged
 	Broken         string        `json:"broken,omitempty"` // why what is being archived can't be restored
+	BrokenHint     string        `json:"broken_hint,omitempty"`
 	FullResyncs    int64         `json:"full_resyncs"`
 	PartialResyncs int64         `json:"partial_resyncs"`
 	NextFullResync stream.Time   `json:"next_full_resync"` // when the budget allows one
@@ -121,7 +122,7 @@ func (s *Source) Status(now time.Time) Status {
 	st := Status{Name: s.o.Name, Ack: ack, State: "connecting", Master: s.o.Link.Address, Since: since, LastSnapshot: snapshot,
 		Spool: SpoolStatus{Bytes: s.o.Spool.Used(), MaxBytes: s.o.Spool.MaxSize()}}
 	if broken != "" {
-		st.Broken, st.Since = broken, 0
+		st.Broken, st.BrokenHint, st.Since = broken, brokenHint, 0
 	}
 	if link != nil {
 		st.link(link.Status(), now)

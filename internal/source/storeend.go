@@ -244,14 +244,30 @@ func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) {
 	if t == nil { // it got another name meanwhile, or is gone
 		return
 	}
+	broken, since := leads(cat, t)
+	s.mu.Lock()
+	if s.cur == cur {
+		s.isBroken(broken)
+		if s.since == 0 {
+			s.since = since
+		}
+	}
+	s.mu.Unlock()
+	s.newestSnapshot(t)
+}
+
+// leads is why nothing leads to the end of t, "" where something does, and from when on all of it can be
+// restored, or could.
+func leads(cat *archive.Catalog, t *archive.Timeline) (broken string, since stream.Time) {
 	windows, err := cat.Windows(t)
-	broken := ""
-	switch n := len(windows); {
-	case err != nil:
-		broken = err.Error()
-	case n == 0:
-		broken = "no snapshot of it is left"
-	case windows[n-1].To.Offset < t.End():
+	if err != nil {
+		return err.Error(), 0
+	}
+	n := len(windows)
+	if n == 0 {
+		return "no snapshot of it is left", 0
+	}
+	if windows[n-1].To.Offset < t.End() {
 		gaps, err := cat.Gaps(t)
 		broken = fmt.Sprintf("nothing leads from offset %d on", windows[n-1].To.Offset)
 		if err == nil && len(gaps) > 0 {
@@ -259,18 +275,87 @@ func (s *Source) lookBack(cat *archive.Catalog, cur *spool.Timeline) {
 			broken = fmt.Sprintf("offsets %d to %d are missing: %s", last.From.Offset, last.To.Offset, last.Cause)
 		}
 	}
-	if broken != "" {
-		s.log.Error("what is being archived can't be restored", "timeline", t.Timeline, "cause", broken)
+	return broken, windows[n-1].From.Time
+}
+
+// isBroken takes note of why what is being archived can't be restored, with s.mu held.
+func (s *Source) isBroken(why string) {
+	switch {
+	case why != "" && why != s.broken:
+		s.log.Error("what is being archived can't be restored", "timeline", s.cur.Info().Timeline, "cause", why, "hint", brokenHint)
+	case why == "" && s.broken != "":
+		s.log.Info("what is being archived can be restored again", "timeline", s.cur.Info().Timeline)
+	}
+	s.broken = why
+}
+
+// brokenHint is what to do when nothing leads to what is being archived.
+const brokenHint = "`offloader snapshot` takes a new snapshot: from that on every moment can be restored; what another archive has, `offloader copy` brings"
+
+// lookIfBroken has it looked anew whether nothing leads to what is being archived, where that was so.
+func (s *Source) lookIfBroken() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != "" {
+		signal(s.look)
+	}
+}
+
+// keepLooking looks anew what can be restored, when a store has lost what it had and while nothing leads
+// to what is being archived. All stores have to answer: one that doesn't may have what the others lack.
+func (s *Source) keepLooking(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.look:
+		}
+		if err := s.lookAgain(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("whether what is being archived can be restored isn't known before all stores answer", "error", err)
+			signal(s.look)
+			select {
+			case <-ctx.Done():
+			case <-time.After(shipRetry):
+			}
+		}
+	}
+}
+
+func (s *Source) lookAgain(ctx context.Context) error {
+	s.mu.Lock()
+	cur, was := s.cur, s.snapshot
+	s.mu.Unlock()
+	if cur == nil {
+		return nil
+	}
+	var t *archive.Timeline
+	var broken string
+	var since stream.Time
+	for range 2 { // a listing beside a compaction may show a hole that isn't there
+		cat, err := s.united(ctx)
+		if err != nil {
+			return err
+		}
+		if t = cat.Timeline(cur.Info().Timeline); t == nil {
+			return nil
+		}
+		if broken, since = leads(cat, t); broken == "" {
+			break
+		}
 	}
 	s.mu.Lock()
-	if s.cur == cur {
-		s.broken = broken
-		if n := len(windows); n > 0 && s.since == 0 {
-			s.since = windows[n-1].From.Time
-		}
+	if s.cur != cur {
+		s.mu.Unlock()
+		return nil
+	}
+	s.isBroken(broken)
+	s.since = max(s.since, since)
+	if s.snapshot == was {
+		s.snapshot = nil // it may be gone
 	}
 	s.mu.Unlock()
 	s.newestSnapshot(t)
+	return nil
 }
 
 // newestSnapshot takes note of a timeline's, if it is the one that is written.

@@ -262,6 +262,7 @@ func (k *taking) Whole(sum rdbwalk.Summary) error {
 		k.s.snapshot = &k.moment
 	}
 	k.s.mu.Unlock()
+	k.s.lookIfBroken()
 	k.s.log.Info("a snapshot was taken", "from", k.master.Addr, "method", k.method, "offset", k.at, "keys", sum.Keys, "bytes", info.Bytes, "unchecked", info.Unchecked)
 	return nil
 }

@@ -60,6 +60,8 @@ func (j *judge) notef(format string, args ...any) {
 const (
 	costsNothing = "nothing: every moment can be restored without it"
 	costsAll     = "nothing of this timeline can be restored"
+
+	noSnapshot = "there is no snapshot from which its log could be replayed"
 )
 
 // problems are what kept the catalog from being whole.
@@ -277,7 +279,7 @@ func (j *judge) continuity(t *archive.Timeline) {
 	j.tail(t)
 	windows, err := j.cat.Windows(t)
 	if err == nil && len(windows) == 0 && len(t.Segments) > 0 && !slices.ContainsFunc(j.findings, func(f Finding) bool { return f.Timeline == t.Timeline }) {
-		j.find(t.Timeline, j.path(t, "snapshots"), "there is no snapshot from which its log could be replayed", costsAll, nil)
+		j.find(t.Timeline, j.path(t, "snapshots"), noSnapshot, costsAll, nil)
 	}
 }
 

@@ -119,6 +119,11 @@ func (e *FoundError) Hint() string {
 			return "what else there is can be restored; if there is another copy of that file, put it in place of this one"
 		}
 	}
+	for _, f := range e.Findings {
+		if f.What == noSnapshot {
+			return "`offloader copy` brings what another archive has of that timeline; where it goes on, `offloader snapshot` takes a new snapshot to start from"
+		}
+	}
 	return "every moment that the archive held can still be restored; if there is another copy of that file, put it in place of this one"
 }
 

@@ -574,3 +574,21 @@ func TestSealed(t *testing.T) {
 	var no *crypt.IdentityError
 	require.ErrorAs(t, err, &no)
 }
+
+// A store that was emptied, and goes on with what came later, leads nowhere: the way out is a new snapshot.
+func TestAStoreThatWasEmptied(t *testing.T) {
+	m := newMaker(t, 1000, 0)
+	for i := range 10 {
+		m.log.Add(start+stream.Time(i), "SET", fmt.Sprint("key:", i), "value")
+	}
+	from := m.log.At(start + 5).Offset
+	timeline := m.timeline(archive.TimelineInfo{Offset: 1000})
+	m.event(timeline, archive.Event{Kind: archive.EventHole, Offset: 1000, To: from, Time: start, Cause: "the store was emptied"})
+	m.segment(timeline, stream.Range{From: from, To: m.log.End()})
+	_, err := Run(t.Context(), Options{Files: m.to})
+	var found *FoundError
+	require.ErrorAs(t, err, &found)
+	require.Len(t, found.Findings, 1)
+	require.Equal(t, "there is no snapshot from which its log could be replayed", found.Findings[0].What)
+	require.Contains(t, found.Hint(), "`offloader snapshot` takes a new snapshot to start from")
+}
