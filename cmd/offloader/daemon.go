@@ -64,7 +64,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	f := &fleet{log: d.log, metrics: metrics, turns: schedule.NewLimit(c.MaxFullSyncs, longestTurn), options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log}}
+	f := &fleet{log: d.log, metrics: metrics, turns: schedule.NewLimit(c.MaxFullSyncs, longestTurn), options: source.Options{Spool: sp, Stores: stores, AckStore: c.Ack == "store", Identity: c.Encryption.Identity, Logger: d.log,
+		SuspectBelow: float64(c.Amnesia.SuspectBelow)}}
 	work := newJobs(d.log, f, c.Stores, stores, c.Spool.Path)
 	beat := heartbeat.New(string(c.Heartbeat.URL), d.log)
 	web := httpapi.New(httpapi.Options{
@@ -147,6 +148,7 @@ func (d *daemon) needsRestart(c *config.Config) {
 		{"http", c.HTTP != d.config.HTTP},
 		{"ack", c.Ack != d.config.Ack},
 		{"heartbeat", c.Heartbeat != d.config.Heartbeat},
+		{"amnesia", c.Amnesia != d.config.Amnesia},
 		{"max_full_syncs", c.MaxFullSyncs != d.config.MaxFullSyncs},
 		{"encryption", !c.Encryption.Same(d.config.Encryption)},
 	} {

@@ -51,11 +51,14 @@ type (
 		Began     stream.Time      `json:"began"`
 		Ended     stream.Time      `json:"ended"` // null while it goes on
 		Suspect   bool             `json:"suspect"`
-		Exempt    string           `json:"exempt,omitempty"` // why it, or its tail, is kept until a release
-		Parent    *archive.Parent  `json:"parent,omitempty"` // of a branch
-		ReplID    stream.ReplID    `json:"replid"`           // the last
-		Offset    stream.Offset    `json:"offset"`           // where it begins
-		Bytes     int64            `json:"bytes"`            // of all its files
+		Why       string           `json:"suspect_cause,omitempty"`
+		Keys      *archive.Sizes   `json:"suspect_keys,omitempty"`   // before it began, and then
+		Before    string           `json:"suspect_before,omitempty"` // the timeline that was good
+		Exempt    string           `json:"exempt,omitempty"`         // why it, or its tail, is kept until a release
+		Parent    *archive.Parent  `json:"parent,omitempty"`         // of a branch
+		ReplID    stream.ReplID    `json:"replid"`                   // the last
+		Offset    stream.Offset    `json:"offset"`                   // where it begins
+		Bytes     int64            `json:"bytes"`                    // of all its files
 		Engine    string           `json:"engine,omitempty"`
 		Version   string           `json:"version,omitempty"`
 		Snapshots []listedSnapshot `json:"snapshots"`
@@ -139,6 +142,9 @@ func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSou
 			Offset: t.Offset, Engine: t.Engine, Version: t.Version, Snapshots: []listedSnapshot{}, Events: append([]archive.Event{}, t.Events...),
 			Exempt: held[i].Exempt, Pins: []listedPin{},
 		}
+		if l.Suspect {
+			l.suspicion(t, c.Timelines[:i])
+		}
 		for _, p := range t.Pins() {
 			l.Pins = append(l.Pins, listedPin{p.Offset, p.From, p.Note})
 		}
@@ -181,6 +187,18 @@ func describe(ctx context.Context, c *archive.Catalog, segments bool) (listedSou
 	return s, problems
 }
 
+// suspicion says why a timeline is suspect; before are those that were born before it.
+func (l *listedTimeline) suspicion(t *archive.Timeline, before []*archive.Timeline) {
+	for _, e := range t.Events {
+		if e.Kind == archive.EventSuspect {
+			l.Why, l.Keys = e.Cause, e.Keys
+		}
+	}
+	if good := archive.LastGood(before); good != nil {
+		l.Before = good.Timeline
+	}
+}
+
 // notStored is a segment, or of what the spool holds the end that the store lacks. It is false where
 // there is none: the spool keeps bytes for a while that the store has.
 func notStored(s archive.Segment, all []archive.Segment) (archive.Segment, bool) {
@@ -212,7 +230,7 @@ func (a *app) printListing(all listing, o *opened) error {
 			return err
 		}
 		for _, t := range s.Timelines {
-			if err := a.printTimeline(t); err != nil {
+			if err := a.printTimeline(s.Name, t); err != nil {
 				return err
 			}
 		}
@@ -257,7 +275,7 @@ func (s listedSnapshot) told() string {
 	return text
 }
 
-func (a *app) printTimeline(t listedTimeline) error {
+func (a *app) printTimeline(source string, t listedTimeline) error {
 	head := "  " + t.Name + "  " + t.Reason
 	if t.Suspect {
 		head += paint(a.term.colour, "31;1", "  SUSPECT")
@@ -276,6 +294,17 @@ func (a *app) printTimeline(t listedTimeline) error {
 	row("began", "%s, at offset %d; %s; %s in all", clock(t.Began.Go()), t.Offset, ended, size(t.Bytes))
 	if t.Parent != nil {
 		row("branch", "of %s, from offset %d on", t.Parent.Timeline, t.Parent.Offset)
+	}
+	if t.Suspect {
+		if t.Why != "" {
+			row("suspect", "%s", t.Why)
+		}
+		if t.Keys != nil {
+			row("", "%s", sizes(*t.Keys))
+		}
+		for _, way := range a.afterAmnesia(source, t.Before) {
+			row("", "→ %s", way)
+		}
 	}
 	if t.Exempt != "" {
 		row("exempt", "from retention: %s", t.Exempt)

@@ -19,9 +19,10 @@ func (a *app) releaseCommand() *cobra.Command {
 		Use:   "release",
 		Short: "Give a suspect timeline, and what came before it, back to retention",
 		Long: `Say that you have looked at what happened to a source: a failover that lost writes, or a timeline that
-is marked as suspect (this version marks none by itself, so a master that came back empty is not
-found out). Until then its timeline, what came before it, and the writes that were lost are kept from
-retention; a suspect timeline is also passed over by restore and log unless it is named.
+is suspect because the master came back empty, with far fewer keys than it was known to hold, or with an older
+dataset. Until then its timeline, what came before it, and the writes that were lost are kept from
+retention; a suspect timeline is also passed over by restore and export unless it is named, and
+replicas on the relay get no copy of it.
 
 Without --timeline all that waits is released; with it, that timeline, and what its parent lost to
 it. See offloader list.

@@ -24,7 +24,7 @@ func (a *app) printStatus(r httpapi.Report, now time.Time) error {
 		if err := a.term.print("%s %s", paint(a.term.colour, "1", s.Name+":"), restorable(s.Status, now)); err != nil {
 			return err
 		}
-		if err := a.term.table("  ", "", details(s, now)); err != nil {
+		if err := a.term.table("  ", "", a.details(s, now)); err != nil {
 			return err
 		}
 	}
@@ -98,6 +98,8 @@ func restorable(s source.Status, now time.Time) string {
 	switch {
 	case s.Timeline == "" || s.DurableTime == 0:
 		return "nothing can be restored yet"
+	case s.Suspect != nil:
+		return "what is archived now is SUSPECT, and passed over by restores: " + s.Suspect.Cause
 	case s.Broken != "":
 		return "what is archived now can't be restored: " + s.Broken
 	case s.Since == 0: // after a start, until the store has told
@@ -112,7 +114,7 @@ func restorable(s source.Status, now time.Time) string {
 }
 
 // details are what else there is to say, a row each.
-func details(s httpapi.Source, now time.Time) [][]cell {
+func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 	var rows [][]cell
 	add := func(name, format string, args ...any) {
 		rows = append(rows, []cell{{text: name, colour: "2"}, {text: fmt.Sprintf(format, args...)}})
@@ -131,12 +133,25 @@ func details(s httpapi.Source, now time.Time) [][]cell {
 	if s.Error != "" {
 		bad("error", s.Error, s.Hint)
 	}
+	if sus := s.Suspect; sus != nil {
+		bad("SUSPECT", sus.Cause, "")
+		add("", "timeline %s, since %s: %s", sus.Timeline, moment(sus.Time, now), sizes(sus.Keys))
+		for _, way := range a.afterAmnesia(s.Name, sus.Before) {
+			add("", "→ %s", way)
+		}
+	}
 	if s.PlainSync {
 		bad("sync", "the master doesn't know PSYNC: nothing can be resumed, and WAIT doesn't count us", "")
 	}
 	if s.Timeline != "" {
 		add("timeline", "%s, replication id %s", s.Timeline, s.ReplID)
 		add("offsets", "received %s, durable %s, acknowledged %s", count(int64(s.Received)), count(int64(s.Durable)), count(int64(s.Acked)))
+	}
+	if k := s.Known; k != nil {
+		add("keys", "%s at %s, offset %s", count(k.Keys), moment(k.Time, now), count(int64(k.Offset)))
+		if k.Weak != "" {
+			add("", "the guard against a master that comes back empty is weaker, it goes by that number: %s", k.Weak)
+		}
 	}
 	if m := s.LastSnapshot; m != nil {
 		add("snapshot", "%s, at offset %s", moment(m.Time, now), count(int64(m.Offset)))

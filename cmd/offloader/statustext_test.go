@@ -29,7 +29,7 @@ func TestStatusTellsOfAges(t *testing.T) {
 	}
 	store := source.StoreStatus{Name: "/srv", Held: stale.Held{Since: at(time.Hour)}}
 	told := func() string {
-		return text(details(httpapi.Source{Status: source.Status{Stores: []source.StoreStatus{store}}}, now)...)
+		return text(new(app).details(httpapi.Source{Status: source.Status{Stores: []source.StoreStatus{store}}}, now)...)
 	}
 	require.Contains(t, told(), "no snapshot yet, not verified yet")
 	store.Held.Snapshot, store.Held.Verified = at(time.Minute), at(48*time.Hour)

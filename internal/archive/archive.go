@@ -68,6 +68,8 @@ type Event struct {
 
 	At stream.Time `json:"at,omitempty"` // pin: the time that was asked for, if it was one
 
+	Keys *Sizes `json:"keys,omitempty"` // suspect: of the dataset
+
 	// Damage is why the file could not be read. Kind, Offset and Time are those of its name then,
 	// and nothing else is known.
 	Damage error `json:"-"`

@@ -15,6 +15,13 @@ const (
 	EventPruned  = "pruned"  // of [Offset,To) retention may have let go whatever isn't there
 )
 
+// Sizes are how many keys a master was last known to hold, and how many it came back with; -1 where that
+// isn't known.
+type Sizes struct {
+	Before int64 `json:"before"`
+	Now    int64 `json:"now"`
+}
+
 // Suspect tells whether the timeline waits for a look of the user's.
 func (t *Timeline) Suspect() bool {
 	suspect := stream.Time(-1)
@@ -24,6 +31,16 @@ func (t *Timeline) Suspect() bool {
 		}
 	}
 	return suspect > t.released()
+}
+
+// LastGood is the last-born of timelines that isn't suspect, and holds anything; nil where there is none.
+func LastGood(all []*Timeline) *Timeline {
+	for _, t := range slices.Backward(all) {
+		if !t.Suspect() && len(t.Snapshots)+len(t.Segments) > 0 {
+			return t
+		}
+	}
+	return nil
 }
 
 // Lost are the writes that a failover left out, and that the user has not released yet.

@@ -15,13 +15,14 @@ func TestAlarms(t *testing.T) {
 	require.NoError(t, os.WriteFile(url, []byte("https://hc.example.com/secret-token\n"), 0o600))
 	read := func(text string) (*Config, []string, error) { return Parse("f", []byte(good+text), environment()) }
 
-	c, warnings, err := read("snapshots: {schedule: \"@daily\"}\nverify: {schedule: \"@weekly\"}\nmax_age: {snapshot: 2d, stored: 10m, verify: 8d}\nheartbeat: {url_file: " + url + "}\nmax_full_syncs: 2\n")
+	c, warnings, err := read("snapshots: {schedule: \"@daily\"}\nverify: {schedule: \"@weekly\"}\nmax_age: {snapshot: 2d, stored: 10m, verify: 8d}\nheartbeat: {url_file: " + url + "}\nmax_full_syncs: 2\namnesia: {suspect_below: 12.5%}\n")
 	require.NoError(t, err)
 	require.Empty(t, warnings)
 	require.Equal(t, MaxAge{Snapshot: Duration(2 * day), Stored: Duration(10 * time.Minute), Verify: Duration(8 * day)}, c.MaxAge)
 	require.EqualValues(t, "https://hc.example.com/secret-token", c.Heartbeat.URL)
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v", c.Heartbeat, c.Heartbeat, c.Heartbeat), "secret-token")
 	require.Equal(t, 2, c.MaxFullSyncs)
+	require.Equal(t, Percent(12.5), c.Amnesia.SuspectBelow)
 
 	_, warnings, err = read("max_age: {snapshot: 1h}")
 	require.NoError(t, err)
@@ -44,6 +45,8 @@ func TestAlarms(t *testing.T) {
 		good + "heartbeat: {url: \"https://h/a\", url_file: " + url + "}":        `both "url" and "url_file" are given: keep one`,
 		good + "heartbeat: {url_file: /none}":                                    `f:7:23: `,
 		good + "max_full_syncs: 0":                                               `f:7:17: with 0 full syncs nothing could begin: say 1 or more`,
+		good + "amnesia: {suspect_below: 0.5}":                                   `f:7:27: "0.5" is not a share: say 5%`,
+		good + "amnesia: {suspectbelow: 5%}":                                     `f:7:11: unknown field "suspectbelow" in "amnesia": did you mean "suspect_below"?`,
 		good + "max_full_syncs: many":                                            `f:7:17: "many" is not a number of full syncs: say 1 or more`,
 	} {
 		_, _, err := Parse("f", []byte(text), environment())

@@ -31,6 +31,8 @@ const (
 	DefaultPort    = "6379" // of a source whose address names none
 
 	DefaultFullSyncs = 4
+
+	DefaultSuspectBelow = Percent(50)
 )
 
 // Config is a configuration that was found right.
@@ -51,6 +53,12 @@ type Config struct {
 	MaxAge       MaxAge
 	Heartbeat    Heartbeat
 	MaxFullSyncs int // how many run at once, over all sources
+	Amnesia      Amnesia
+}
+
+// Amnesia is when a master that comes back counts as one that has forgotten what it held.
+type Amnesia struct {
+	SuspectBelow Percent // of the keys that it was last known to hold; none at all counts in any case
 }
 
 // Verify is when everything in the archive is read again and checked.
@@ -90,6 +98,7 @@ func Default() *Config {
 		Spool: Spool{Path: DefaultSpool, MaxSize: DefaultMaxSize, MinFree: DefaultMinFree},
 		Ack:   "local", Snapshots: Snapshots{Method: MethodMaster},
 		HTTP: HTTP{Listen: DefaultListen}, MaxFullSyncs: DefaultFullSyncs,
+		Amnesia: Amnesia{SuspectBelow: DefaultSuspectBelow},
 	}
 }
 
@@ -182,6 +191,9 @@ func (r *reader) config(n node, c *Config) {
 			}
 		}},
 		{"max_full_syncs", func(n node) { read(r, n, &c.MaxFullSyncs, fullSyncs) }},
+		{"amnesia", func(n node) {
+			r.mapping(n, "amnesia", []field{{"suspect_below", func(n node) { read(r, n, &c.Amnesia.SuspectBelow, ParsePercent) }}})
+		}},
 	})
 	if given == nil {
 		return

@@ -49,7 +49,7 @@ func TestTheLeastThereIs(t *testing.T) {
 		Ack:     "local",
 		HTTP:    HTTP{Listen: "127.0.0.1:9390"},
 
-		Snapshots: Snapshots{Method: "master"}, MaxFullSyncs: 4,
+		Snapshots: Snapshots{Method: "master"}, MaxFullSyncs: 4, Amnesia: Amnesia{SuspectBelow: 50},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
@@ -183,8 +183,8 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs`}},
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs, amnesia`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs, amnesia`}},
 		{"no exports", good + "exports: []\n", []string{`7:10: "exports" is an empty list`}},
 		{"half an export", good + "exports: [{to: '/x/{time}'}, {schedule: '@daily'}]\n", []string{
 			`7:11: this export has no "schedule": say when, like "0 3 * * *" for each day at 03:00`, `7:30: this export has no "to": say where, like s3://bucket/{source}-{time}.rdb or a path`}},

@@ -81,6 +81,9 @@ func (s Source) unready(limits stale.Limits, now time.Time) []string {
 	if s.Broken != "" {
 		add("what is archived now can't be restored: %s", s.Broken)
 	}
+	if s.Suspect != nil { // a restore of now would not be what people want
+		add("timeline %s is suspect: %s (%s)", s.Suspect.Timeline, s.Suspect.Cause, s.Suspect.Hint)
+	}
 	if s.NotDurableSecs > lateDurable.Seconds() {
 		add("%d bytes are not durable after %.0f s", s.NotDurable, s.NotDurableSecs)
 	}

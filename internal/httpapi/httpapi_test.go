@@ -238,6 +238,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	s := well("cache")
 	s.Transfer = &source.Transfer{Bytes: 10, Total: 20, LeftSeconds: 1}
+	s.Suspect, s.Known = &source.Suspicion{}, &source.Known{}
 	r := newRig(s)
 	r.o.Metrics.Acks("cache")
 	r.o.Jobs = func() []Job {
@@ -260,7 +261,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			}
 		}
 		exported[m[1]] = m[2] + " " + strings.Join(ordered, ",")
-		require.Regexp(t, `^offloader_.*(_bytes|_seconds|_total|_info|_state|_ended|_failing|_findings|_per_day)$`, m[1], "a base unit")
+		require.Regexp(t, `^offloader_.*(_bytes|_seconds|_total|_info|_state|_ended|_failing|_findings|_per_day|_suspect|_keys)$`, m[1], "a base unit")
 	}
 	require.Equal(t, documented, exported)
 }

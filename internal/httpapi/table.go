@@ -3,6 +3,7 @@ package httpapi
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -69,6 +70,22 @@ var sourceMetrics = []metric[*Source]{
 	{"offloader_last_snapshot_timestamp_seconds", "The moment of the newest snapshot.", gauge,
 		func(s *Source) (float64, bool) {
 			return ofSnapshot(s, func(m *source.Moment) float64 { return float64(m.Time) / 1000 })
+		}},
+	{"offloader_source_suspect", "1 while the newest timeline is suspect: the master seems to have forgotten what it held.", gauge,
+		func(s *Source) (float64, bool) { return truth(s.Suspect != nil), true }},
+	{"offloader_suspect_before_keys", "Keys that the master was to hold; only while the newest timeline is suspect.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofSuspect(s, func(k archive.Sizes) int64 { return k.Before })
+		}},
+	{"offloader_suspect_keys", "Keys that it came back with; only while the newest timeline is suspect.", gauge,
+		func(s *Source) (float64, bool) { return ofSuspect(s, func(k archive.Sizes) int64 { return k.Now }) }},
+	{"offloader_known_keys", "Keys that the master was last known to hold.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofKnown(s, func(k *source.Known) float64 { return float64(k.Keys) })
+		}},
+	{"offloader_known_keys_timestamp_seconds", "When that was so.", gauge,
+		func(s *Source) (float64, bool) {
+			return ofKnown(s, func(k *source.Known) float64 { return float64(k.Time) / 1000 })
 		}},
 	{"offloader_full_resyncs_total", "Full resyncs begun, a fork of the master each.", counter,
 		func(s *Source) (float64, bool) { return float64(s.FullResyncs), true }},
@@ -141,6 +158,21 @@ func truth(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+func ofSuspect(s *Source, of func(archive.Sizes) int64) (float64, bool) {
+	if s.Suspect == nil {
+		return 0, false
+	}
+	n := of(s.Suspect.Keys)
+	return float64(n), n >= 0
+}
+
+func ofKnown(s *Source, of func(*source.Known) float64) (float64, bool) {
+	if s.Known == nil {
+		return 0, false
+	}
+	return of(s.Known), true
 }
 
 func ofSnapshot(s *Source, value func(*source.Moment) float64) (float64, bool) {

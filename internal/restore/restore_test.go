@@ -427,9 +427,9 @@ func TestFormats(t *testing.T) {
 
 func TestShellQuote(t *testing.T) {
 	for _, w := range []string{"", "a b", "it's", "$HOME `x` \"y\" \\", "-x;rm", "ö\n", "/plain/path-1.2_3"} {
-		out, err := exec.Command("sh", "-c", "printf %s "+shellQuote(w)).Output()
+		out, err := exec.Command("sh", "-c", "printf %s "+ShellQuote(w)).Output()
 		require.NoError(t, err)
 		require.Equal(t, w, string(out))
 	}
-	require.Equal(t, "/plain/path-1.2_3", shellQuote("/plain/path-1.2_3"))
+	require.Equal(t, "/plain/path-1.2_3", ShellQuote("/plain/path-1.2_3"))
 }

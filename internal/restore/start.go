@@ -33,7 +33,7 @@ func startCommand(report *Report, r *replay.Replay, databases int) (string, erro
 		words = append(words, "--databases", fmt.Sprint(databases))
 	}
 	for i, w := range words {
-		words[i] = shellQuote(w)
+		words[i] = ShellQuote(w)
 	}
 	return strings.Join(words, " "), nil
 }
@@ -54,8 +54,8 @@ func freePort() (int, error) {
 	return port, l.Close()
 }
 
-// shellQuote writes a word such that every POSIX shell takes it as it is.
-func shellQuote(w string) string {
+// ShellQuote writes a word such that every POSIX shell takes it as it is.
+func ShellQuote(w string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+=,"
 	if w != "" && strings.Trim(w, plain) == "" {
 		return w

@@ -13,7 +13,7 @@ import (
 )
 
 // Dataset gives use what the source holds now, as an RDB, and where it stands in the timeline that
-// goes on. from is as for TakeSnapshot. The RDB passes as fast as use reads it and is kept nowhere,
+// goes on, unless that is suspect: whoever exports wants what is good. from is as for TakeSnapshot. The RDB passes as fast as use reads it and is kept nowhere,
 // so it is the server's child that waits; it ends in io.EOF only when all of it has come and is
 // sound. What use returns is returned.
 func (s *Source) Dataset(ctx context.Context, from *syncer.Options, use func(timeline string, at Moment, rdb io.Reader) error) error {
@@ -25,6 +25,9 @@ func (s *Source) Dataset(ctx context.Context, from *syncer.Options, use func(tim
 	cur, o, err := s.beside(from)
 	if err != nil {
 		return err
+	}
+	if sus := s.Suspect(); sus != nil && sus.Timeline == cur.Info().Timeline {
+		return &SuspectError{s.o.Name, *sus}
 	}
 	var p *passing
 	err = syncer.Fetch(ctx, o, func(m syncer.Master, id stream.ReplID, at stream.Offset, _ int64) (syncer.Incoming, error) {

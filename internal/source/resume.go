@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/offloader/offloader/internal/amnesia"
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/resp"
 	"github.com/offloader/offloader/internal/spool"
@@ -125,7 +127,7 @@ func (s *Source) caughtUp(cur *spool.Timeline, missed bool) {
 func (s *Source) Resume(m syncer.Master) syncer.Resume {
 	s.mu.Lock()
 	cur, lost := s.cur, s.lost
-	s.branch = nil
+	s.branch, s.asked = nil, time.Now()
 	s.mu.Unlock()
 	if cur == nil {
 		if lost == nil {
@@ -149,12 +151,20 @@ func (s *Source) Resume(m syncer.Master) syncer.Resume {
 		}
 		s.askBranch(branchPoint{
 			resumePoint: resumePoint{timeline: cur.Info().Timeline, id: r.ID, at: shared},
-			reason:      fmt.Sprintf("a failover: the new master never had the %d bytes from offset %d on", at.Offset-shared.Offset, shared.Offset),
+			reason:      fmt.Sprintf("%s the %d bytes from offset %d on", s.whoLost(m, cur), at.Offset-shared.Offset, shared.Offset),
 			lost:        stream.Range{From: shared.Offset, To: at.Offset},
 		})
 		r.Offset = shared.Offset
 	}
 	return r
+}
+
+// whoLost tells a failover from a master that was started again.
+func (s *Source) whoLost(m syncer.Master, t *spool.Timeline) string {
+	if amnesia.CameBack(m, s.seen(t)) {
+		return "the master was started again with an older dataset: it does not have"
+	}
+	return "a failover: the new master never had"
 }
 
 func (s *Source) askBranch(b branchPoint) {
@@ -249,10 +259,13 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	if at.Time == 0 {
 		at.Time = info.Began
 	}
-	t, err := s.src.Branch(info, at)
+	p := s.past()
+	suspicion := s.judge(p, newborn{m: m, at: at.Offset, keys: amnesia.Known{Keys: m.Keys}.Total()}, now)
+	t, err := s.src.Branch(info, at, suspicion.event(at.Offset)...)
 	if err != nil {
 		return err
 	}
+	s.begun(p.goesOn(info, m), suspicion)
 	if parent != nil {
 		if b.lost.Len() > 0 {
 			if err := s.noteLost(parent, b, now); err != nil {
@@ -299,25 +312,37 @@ func (s *Source) noteLost(parent *spool.Timeline, b branchPoint, now time.Time) 
 	return parent.AddEvent(event)
 }
 
-// countCommands counts the whole commands that r gives from a boundary on. It closes r.
+// countCommands counts the whole commands that r gives from a boundary on, of those that change data. It
+// closes r.
 func countCommands(r archive.PieceReader, from stream.Offset) (n int64, err error) {
+	err = eachCommand(r, from, func(c *resp.Command) error {
+		if changesData(c) {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// changesData is false for commands that leave a dataset as it was.
+func changesData(c *resp.Command) bool {
+	return !slices.ContainsFunc([]string{"PING", "SELECT", "REPLCONF", "MULTI", "EXEC", "PUBLISH", "SPUBLISH"}, c.Is)
+}
+
+// eachCommand calls do for the whole commands that r gives from a boundary on, until it fails. It closes r.
+func eachCommand(r archive.PieceReader, from stream.Offset, do func(*resp.Command) error) (err error) {
 	defer func() { err = errors.Join(err, r.Close()) }()
-	commands := resp.NewCommands(stream.Cursor{Offset: from})
+	commands := resp.NewCommands(stream.Cursor{Offset: from, DB: r.DB()})
 	for {
 		p, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return n, nil
+			return nil
 		}
 		if err == nil {
-			err = commands.Each(p, func(c *resp.Command) error {
-				if !c.Is("PING") && !c.Is("SELECT") && !c.Is("REPLCONF") && !c.Is("MULTI") && !c.Is("EXEC") {
-					n++
-				}
-				return nil
-			})
+			err = commands.Each(p, do)
 		}
 		if err != nil {
-			return n, err
+			return err
 		}
 	}
 }

@@ -154,11 +154,11 @@ func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end b
 		}
 		sh.progress[t] = p
 	}
-	p.ended = sh.s.hasEnded(t) // asked first: then its last events are among those that are stored now
-	if err := sh.snapshots(ctx, t, p, newest); err != nil {
+	p.ended = sh.s.hasEnded(t)                   // asked first: then its last events are among those that are stored now
+	if err := sh.events(ctx, t, p); err != nil { // before anything can be restored of one that is suspect
 		return err
 	}
-	if err := sh.events(ctx, t, p); err != nil {
+	if err := sh.snapshots(ctx, t, p, newest); err != nil {
 		return err
 	}
 	if err := sh.stream(ctx, t, p, newest, end); err != nil {
@@ -264,6 +264,7 @@ func (s *Source) settleName(n int, t *spool.Timeline, before archive.TimelineInf
 	if err := s.src.Rename(t, s.freeName(before.Began+1, before.ReplID)); err != nil {
 		return false, err
 	}
+	s.guard.renamed(before.Timeline, t.Info().Timeline)
 	return true, nil
 }
 

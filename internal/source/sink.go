@@ -61,6 +61,7 @@ func (s *Source) Continued(m syncer.Master, r syncer.Resume, id stream.ReplID) e
 		return fmt.Errorf("the master continues at offset %d, the spool ends at %d", r.Offset, at)
 	}
 	if id != cur.ReplID() {
+		s.guard.change(cur.Info().Timeline, func(m *memory) { m.IDs = withID(m.IDs, id) })
 		s.log.Info("the master goes on under a new replication id", "was", cur.ReplID(), "is", id, "offset", r.Offset)
 	}
 	s.mu.Lock()
@@ -96,7 +97,7 @@ func (s *Source) FullSync(m syncer.Master, id stream.ReplID, at stream.Offset, s
 	s.cur, s.branch = nil, nil // nothing is acknowledged until the RDB is durable
 	s.mu.Unlock()
 	s.log.Info("full sync: a new timeline begins when the RDB is whole", "timeline", info.Timeline, "offset", at, "reason", info.Reason)
-	return &incoming{s: s, in: in, info: info, began: now}, nil
+	return &incoming{s: s, in: in, info: info, master: m, began: now}, nil
 }
 
 // before is the newest timeline of the spool, which a full sync leaves behind.
@@ -152,10 +153,12 @@ func (s *Source) freeName(began stream.Time, id stream.ReplID) string {
 
 // incoming is the RDB of a full sync on its way to the spool.
 type incoming struct {
-	s     *Source
-	in    *spool.Incoming
-	info  archive.TimelineInfo
-	began time.Time
+	s    *Source
+	in   *spool.Incoming
+	info archive.TimelineInfo
+
+	master syncer.Master
+	began  time.Time
 }
 
 func (i *incoming) Write(p []byte) (int, error) { return i.in.Write(p) }
@@ -166,15 +169,17 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	at := stream.Cursor{Offset: i.info.Offset, DB: max(0, sum.ReplDB), Time: stream.TimeOf(i.began)}
 	info := snapshotInfo(sum, i.info.ReplID, at, i.info.Engine, i.in.Size())
 	info.Method = "full-sync"
-	before := i.s.before()
-	t, err := i.in.Whole(info, at)
+	s, before := i.s, i.s.before()
+	keys := keysOf(sum, i.master)
+	suspicion := s.judge(s.past(), newborn{m: i.master, id: i.info.ReplID, at: at.Offset, keys: keys, full: true}, now)
+	t, err := i.in.Whole(info, at, suspicion.event(at.Offset)...)
 	if err != nil {
 		return err
 	}
+	s.begun(memory{Timeline: i.info.Timeline, Known: countOf(info, i.master), From: at.Offset, IDs: []stream.ReplID{i.info.ReplID}}, suspicion)
 	if before != nil {
-		i.s.end(before, causeOfEnd(i.info))
+		s.end(before, causeOfEnd(i.info))
 	}
-	s := i.s
 	s.mu.Lock()
 	s.cur, s.lost, s.outage, s.lastByte = t, nil, nil, now
 	s.since, s.broken, s.snapshot = at.Time, "", &Moment{Offset: at.Offset, Time: at.Time}

@@ -54,6 +54,10 @@ type Options struct {
 	Logger   *slog.Logger
 	Metrics  Observer // may be nil
 
+	// SuspectBelow is the share, in percent, of the keys that a master was last known to hold: one that comes back
+	// with fewer begins a timeline that is suspect. One that comes back with none does so in any case.
+	SuspectBelow float64
+
 	Target  int64         // bytes of stream in a compacted segment; default 64 MiB
 	MaxSpan time.Duration // a compacted segment is due after this time, however small; default 1 h
 }
@@ -84,12 +88,14 @@ type Source struct {
 	names    map[string]bool // of the timelines that the store knew at the start
 	lost     *resumePoint    // where the store ends, when the spool holds nothing
 	noLost   error           // why that isn't known, though the store holds something
+	stored   *past           // what the stores held at the start, when the spool held nothing
 	noAnswer error           // of a store, for which the link waits when the spool holds nothing
 	branch   *branchPoint    // asked of the master, and not answered yet
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up
 	lastByte time.Time
 	downAt   time.Time // when the last connection ended
+	asked    time.Time // when the master last said what it is
 	roomErr  error
 	shipped  []shipped   // by store
 	since    stream.Time // from when on every moment can be restored
@@ -109,6 +115,7 @@ type Source struct {
 	risen    chan struct{} // capacity 1: what all stores have has risen
 	look     chan struct{} // capacity 1: what can be restored may have changed
 
+	guard guard
 	clock clock
 	waits ackWaits
 }
@@ -136,6 +143,7 @@ func New(o Options) *Source {
 			slow: cmp.Or(store.Taken, store.Encoders), done: map[*spool.Timeline]*broughtOf{}})
 	}
 	s.o.Link.Logger = s.log
+	s.guard.path, s.guard.log = filepath.Join(o.Spool.Dir(), o.Name, guardFile), s.log
 	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")
 	s.o.Link.Acked = s.acked
 	return s
@@ -162,6 +170,7 @@ func (s *Source) Run(ctx context.Context) error {
 	if err := s.lackAgain(src.Timelines()); err != nil {
 		return errors.Join(fmt.Errorf("source %s: %w", s.o.Name, err), src.Close())
 	}
+	s.guard.open(s.before())
 	s.resumed()
 
 	g, alive := errgroup.WithContext(ctx)
@@ -187,6 +196,8 @@ func (s *Source) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.tick(alive) })
 	g.Go(func() error { return s.keepLooking(alive) })
+	g.Go(func() error { return s.watch(alive) })
+	g.Go(func() error { return s.awaitRelease(alive) })
 	err = g.Wait()
 	close(s.over)
 	s.taking.Lock() // whoever takes a snapshot has left by then

@@ -51,7 +51,19 @@ type Status struct {
 	Hint           string        `json:"hint,omitempty"`
 	ErrorTime      stream.Time   `json:"error_time"`
 
+	Suspect *Suspicion `json:"suspect"` // why the newest timeline is suspect, null where it isn't
+	Known   *Known     `json:"known"`   // what the master was last known to hold
+
 	Errors map[syncer.Kind]int64 `json:"errors,omitempty"` // of the link since the start, by kind
+}
+
+// Known is what the master was last known to hold: what it comes back with is compared with that.
+type Known struct {
+	Keys   int64         `json:"keys"`
+	Offset stream.Offset `json:"offset"` // that this is of
+	Time   stream.Time   `json:"time"`
+	By     string        `json:"by"`             // info: the master told; snapshot: an RDB was counted
+	Weak   string        `json:"weak,omitempty"` // why the master can't be asked now
 }
 
 // Moment is a point that can be restored.
@@ -149,6 +161,7 @@ func (s *Source) Status(now time.Time) Status {
 			st.NotDurableSecs = max(0, now.Sub(s.waits.oldest(lastByte, durable.Offset)).Seconds())
 		}
 	}
+	st.guard(s.guard.get())
 	for n, have := range shipped {
 		st.Stores = append(st.Stores, s.storeStatus(n, have, cur, st.Durable, now))
 	}
@@ -182,6 +195,21 @@ func (st *Status) link(l syncer.Status, now time.Time) {
 	st.Errors = l.Errors
 	if l.Phase != syncer.Streaming {
 		st.Error, st.Hint, st.ErrorTime = l.LastError, l.LastHint, timeOf(l.LastErrorAt)
+	}
+}
+
+// guard fills in what the master is known to hold.
+func (st *Status) guard(m memory, weak string) {
+	if m.Suspicion != nil {
+		sus := *m.Suspicion
+		sus.Hint = (&SuspectError{st.Name, sus}).Hint()
+		st.Suspect = &sus
+	}
+	if n := m.Known.Total(); n >= 0 {
+		st.Known = &Known{Keys: n, Offset: m.Known.Offset, Time: m.Known.Time, By: "snapshot", Weak: weak}
+		if m.Known.RunID != "" {
+			st.Known.By = "info"
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -77,6 +78,10 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 		names[t.Timeline] = true
 	}
 	if cur == nil {
+		stored := pastIn(ctx, cat, time.Now())
+		s.mu.Lock()
+		s.stored = stored
+		s.mu.Unlock()
 		lost, err := s.storeEnd(ctx, cat)
 		return lost, names, err
 	}
@@ -84,6 +89,7 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 		cat.Add(v)
 	}
 	s.lookBack(cat, cur)
+	s.lookForSuspicion(cat, cur.Info().Timeline)
 	return nil, names, nil
 }
 
@@ -356,6 +362,20 @@ func (s *Source) lookAgain(ctx context.Context) error {
 	s.mu.Unlock()
 	s.newestSnapshot(t)
 	return nil
+}
+
+// lookForSuspicion learns whether a timeline is suspect: what the spool remembers of that may be lost, and a release
+// goes to the stores.
+func (s *Source) lookForSuspicion(cat *archive.Catalog, timeline string) {
+	i := slices.IndexFunc(cat.Timelines, func(t *archive.Timeline) bool { return t.Timeline == timeline })
+	if i < 0 {
+		return
+	}
+	if t := cat.Timelines[i]; !t.Suspect() {
+		s.release(timeline)
+	} else if is := suspicionIn(cat.Timelines[:i], t); s.Suspect() == nil || s.Suspect().Before == "" {
+		s.guard.change(timeline, func(m *memory) { m.Suspicion = is })
+	}
 }
 
 // newestSnapshot takes note of a timeline's, if it is the one that is written.

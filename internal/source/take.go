@@ -257,6 +257,7 @@ func (k *taking) Whole(sum rdbwalk.Summary) error {
 		return err
 	}
 	k.moment = Moment{Offset: k.at, Time: info.Time}
+	k.s.guard.counted(k.cur.Info().Timeline, info)
 	k.s.mu.Lock()
 	if k.s.cur == k.cur {
 		k.s.snapshot = &k.moment

@@ -98,8 +98,9 @@ func (in *Incoming) Write(p []byte) (int, error) { return in.file.Write(p) }
 // Size is how many bytes were written.
 func (in *Incoming) Size() int64 { return in.file.written }
 
-// Whole makes the RDB durable, and with it the timeline, which begins at cursor at.
-func (in *Incoming) Whole(snapshot archive.SnapshotInfo, at stream.Cursor) (*Timeline, error) {
+// Whole makes the RDB durable, and with it the timeline, which begins at cursor at. It is never seen
+// without the events.
+func (in *Incoming) Whole(snapshot archive.SnapshotInfo, at stream.Cursor, events ...archive.Event) (*Timeline, error) {
 	if err := in.file.end(); err != nil {
 		return nil, fmt.Errorf("make the RDB durable: %w", err)
 	}
@@ -109,7 +110,7 @@ func (in *Incoming) Whole(snapshot archive.SnapshotInfo, at stream.Cursor) (*Tim
 	if err := writeJSON(filepath.Join(in.dir, snapshotInfoFile), snapshot); err != nil {
 		return nil, fmt.Errorf("make the RDB durable: %w", err)
 	}
-	return in.source.begin(in.dir, in.info, at)
+	return in.source.begin(in.dir, in.info, at, events)
 }
 
 // Discard forgets an RDB that did not arrive whole, or could not be made durable.

@@ -105,17 +105,23 @@ func (s *Source) Has(name string) bool {
 	return err == nil
 }
 
-// Branch begins a timeline that continues another at a boundary. It needs no snapshot of its own.
-func (s *Source) Branch(info archive.TimelineInfo, at stream.Cursor) (*Timeline, error) {
+// Branch begins a timeline that continues another at a boundary. It needs no snapshot of its own. It is
+// never seen without the events.
+func (s *Source) Branch(info archive.TimelineInfo, at stream.Cursor, events ...archive.Event) (*Timeline, error) {
 	dir := filepath.Join(s.dir, info.Timeline)
 	if err := durable.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)
 	}
-	return s.begin(dir, info, at)
+	return s.begin(dir, info, at, events)
 }
 
 // begin makes a timeline exist, with nothing behind at yet. timeline.json comes last.
-func (s *Source) begin(dir string, info archive.TimelineInfo, at stream.Cursor) (*Timeline, error) {
+func (s *Source) begin(dir string, info archive.TimelineInfo, at stream.Cursor, events []archive.Event) (*Timeline, error) {
+	for _, e := range events {
+		if err := keepEvent(dir, e); err != nil {
+			return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)
+		}
+	}
 	head := chunkHead{at: at, replID: info.ReplID}
 	if err := durable.WriteFile(chunkPath(dir, at.Offset), head.encode()); err != nil {
 		return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)

@@ -386,7 +386,12 @@ func (t *Timeline) AddEvent(e archive.Event) error {
 	if t.isClosed() {
 		return errClosed
 	}
-	path := filepath.Join(t.folder(), archive.EventName{Offset: e.Offset, Time: e.Time, Kind: e.Kind}.String())
+	return keepEvent(t.folder(), e)
+}
+
+// keepEvent writes an event into a timeline's folder.
+func keepEvent(dir string, e archive.Event) error {
+	path := filepath.Join(dir, e.Name())
 	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("keep an event in the spool: %w", err)
 	}

@@ -11,6 +11,7 @@
 //	receive.go    stream bytes to the Sink
 //	ack.go        REPLCONF ACK and FACK
 //	budget.go     full resyncs cost the master a fork each: how many, how often
+//	watch.go      what the master says of itself meanwhile, over a connection of its own
 //	turn.go       how many of them run at once, over all links
 //	refusal.go    everything that a master can say no with, and what to do about it
 //	status.go     what the link is doing, for people

@@ -30,12 +30,15 @@ type Master struct {
 	BacklogLen   int64         // bytes it holds; 0 where there is none
 	BacklogSize  int64         // bytes it may hold, also where there is none
 
+	Uptime time.Duration // of its process, to the second
+	Keys   map[int]int64 // by database; nil where it wasn't told
+
 	// From CONFIG GET, where that is permitted.
 	ReplTimeout time.Duration
 	OutputLimit int64 // bytes of stream that it buffers for a replica before it cuts it off; 0: no limit, -1: not known
 }
 
-// info takes note of INFO server and INFO replication.
+// info takes note of INFO server, INFO replication and INFO keyspace.
 func (m *Master) info(text string) {
 	field := map[string]string{}
 	for line := range strings.Lines(text) {
@@ -79,6 +82,33 @@ func (m *Master) info(text string) {
 	if field["repl_backlog_active"] == "0" {
 		m.BacklogLen, m.BacklogFirst = 0, 0
 	}
+	if s, err := strconv.ParseInt(field["uptime_in_seconds"], 10, 32); err == nil && s >= 0 {
+		m.Uptime = time.Duration(s) * time.Second
+	}
+	if strings.Contains(text, "# Keyspace") { // databases without a key are left out
+		m.Keys = keys(field)
+	}
+}
+
+// maxDBs bounds how many databases are told apart: INFO comes from outside.
+const maxDBs = 1 << 16
+
+// keys reads lines like "db0:keys=12,expires=3,avg_ttl=0".
+func keys(field map[string]string) map[int]int64 {
+	all := map[int]int64{}
+	for name, value := range field {
+		number, isDB := strings.CutPrefix(name, "db")
+		db, err := strconv.Atoi(number)
+		text, counted := strings.CutPrefix(value, "keys=")
+		if !isDB || err != nil || !counted || db < 0 || db >= maxDBs {
+			continue
+		}
+		text, _, _ = strings.Cut(text, ",")
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 0 {
+			all[db] = n
+		}
+	}
+	return all
 }
 
 // announced is the version to give with REPLCONF version: valkey 9 chooses the RDB version by

@@ -41,8 +41,15 @@ type SourceStatus struct {
 			Cause    string `json:"cause"`
 		} `json:"holes"`
 	} `json:"stores"`
-	Error string `json:"error"`
-	Hint  string `json:"hint"`
+	Error   string   `json:"error"`
+	Hint    string   `json:"hint"`
+	Suspect *Suspect `json:"suspect"`
+	Known   *struct {
+		Keys   int64  `json:"keys"`
+		Offset int64  `json:"offset"`
+		By     string `json:"by"`
+		Weak   string `json:"weak"`
+	} `json:"known"`
 
 	Relay *struct {
 		Listen string `json:"listen"`
@@ -57,6 +64,21 @@ type SourceStatus struct {
 		FullSyncs    int64      `json:"full_syncs"`
 		PartialSyncs int64      `json:"partial_syncs"`
 	} `json:"replicas"`
+}
+
+// Suspect is why a timeline is.
+type Suspect struct {
+	Timeline string `json:"timeline"`
+	Cause    string `json:"cause"`
+	Keys     Sizes  `json:"keys"`
+	Before   string `json:"before"`
+	Hint     string `json:"hint"`
+}
+
+// Sizes are how many keys there were, and are.
+type Sizes struct {
+	Before int64 `json:"before"`
+	Now    int64 `json:"now"`
 }
 
 // Place is an offset and when it was received.
@@ -89,6 +111,10 @@ type Timeline struct {
 	} `json:"gaps"`
 
 	// More than is promised.
+	Why    string `json:"suspect_cause"`
+	Keys   *Sizes `json:"suspect_keys"`
+	Before string `json:"suspect_before"`
+	Exempt string `json:"exempt"`
 	ReplID string `json:"replid"`
 	Parent *struct {
 		Timeline string `json:"timeline"`
