@@ -122,6 +122,8 @@ func branched(t *testing.T, kind enginetest.Kind) {
 	require.Len(t, timelines, 2)
 	parent, branch := timelines[0], timelines[1]
 	require.NotNil(t, branch.Parent)
+	require.False(t, branch.Suspect)
+	require.Nil(t, c.d.Source("cache").Suspect)
 	require.Equal(t, parent.Name, branch.Parent.Timeline)
 	require.LessOrEqual(t, shared.offset, branch.Parent.Offset)
 	require.Less(t, branch.Parent.Offset, lost.offset)

@@ -13,8 +13,8 @@ import (
 	"github.com/offloader/offloader/test/blackbox"
 )
 
-// TestPrune: what the window no longer holds goes while the daemon writes, but for what is pinned;
-// and the daemon goes on, also after it was killed.
+// TestPrune: what the window no longer holds goes while the daemon writes, but for what is pinned, and for what was there
+// before a master came back empty; and the daemon goes on, also after it was killed.
 func TestPrune(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
@@ -45,6 +45,11 @@ retention: {window: 1s}`, master.Addr()))
 		timelines := d.Timelines("cache")
 		require.Len(t, timelines, 2)
 		first := timelines[0].Name
+
+		// That it came back so is suspect: nothing goes before somebody has looked.
+		require.Contains(t, d.Do("prune"), "deleted: 0 files")
+		require.Equal(t, first, d.Aim("--latest").Timeline)
+		d.Do("release")
 
 		d.Do("prune")
 		d.Do("verify") // what is missing has a reason

@@ -52,11 +52,12 @@ func restartedSaved(t *testing.T, kind enginetest.Kind) {
 	require.EqualValues(t, 1, s.FullResyncs)
 	require.Equal(t, "0", master.Info("stats")["sync_full"], "since its restart")
 	require.Len(t, d.Timelines("cache"), 1)
+	require.Nil(t, s.Suspect)
 	before.equals(t, kind, d.Restore(before.byOffset()...))
 	after.equals(t, kind, d.Restore(after.byOffset()...))
 }
 
-// A master that comes back with nothing begins a new timeline. What was before stays.
+// A master that comes back with nothing begins a new timeline, see TestAmnesia. What was before stays.
 func restartedEmpty(t *testing.T, kind enginetest.Kind) {
 	master, d, before := attached(t, kind)
 	master.Kill()
@@ -80,8 +81,8 @@ func restartedEmpty(t *testing.T, kind enginetest.Kind) {
 	after.equals(t, kind, d.Restore(append(after.byOffset(), "--timeline", timelines[1].Name)...))
 }
 
-// A master that comes back with an older dataset, of a dump that it had, goes on as a branch: what
-// it lost is kept.
+// A master that comes back with an older dataset, of a dump that it had, goes on as a branch, which is suspect: what
+// it lost is kept, and taken.
 func restartedRewound(t *testing.T, kind enginetest.Kind) {
 	master, d, dumped := attached(t, kind) // note made the dump
 	for range 50 {
@@ -100,6 +101,11 @@ func restartedRewound(t *testing.T, kind enginetest.Kind) {
 	require.Len(t, timelines, 2)
 	require.Equal(t, "0", master.Info("stats")["sync_full"], "since its restart")
 	require.NotNil(t, timelines[1].Parent)
+	require.True(t, timelines[1].Suspect)
+	require.Contains(t, timelines[1].Why, "started with an older dataset")
+	require.Contains(t, timelines[1].Reason, "started again with an older dataset")
+	require.Equal(t, timelines[1].Name, d.Source("cache").Suspect.Timeline)
+	require.Equal(t, timelines[0].Name, d.Aim("--latest").Timeline)
 	require.Equal(t, dumped.offset, timelines[1].Parent.Offset)
 	dumped.equals(t, kind, d.Restore(append(dumped.byOffset(), "--timeline", timelines[0].Name)...))
 	require.Equal(t, lost.digest, d.Restore(append(lost.byOffset(), "--timeline", timelines[0].Name)...).Boot(kind, "--replicaof", "127.0.0.1 1").Digest())
