@@ -264,3 +264,26 @@ func bothKilled(t *testing.T, kind enginetest.Kind) {
 	require.Equal(t, why.Before, again.Before)
 	require.Equal(t, why.Before, d.Aim("--latest").Timeline)
 }
+
+// Replicas of the relay keep what they have, until somebody says that the master is right.
+func TestAmnesiaIsNotPassedOn(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	kind := enginetest.Any(t)
+	master := enginetest.Start(t, kind)
+	working(t, master, 300)
+	d, port := relaying(t, master.Addr(), "")
+	replica := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	same(t, master, replica)
+	atRest(t, master)
+	keys := keysIn(t, replica)
+	knows(t, d, master)
+	forget(t, master)
+	why := suspected(t, d)
+	master.Do("SET", "other", "1")
+	require.Eventually(t, func() bool { return strings.Contains(replica.LogText(), "timeline "+why.Timeline+" is suspect") }, 20*time.Second, 10*time.Millisecond)
+	require.Equal(t, keys, keysIn(t, replica))
+	require.Equal(t, 1, strings.Count(replica.LogText(), "Full resync from"))
+	d.Do("release")
+	same(t, master, replica)
+	require.Equal(t, "1", replica.Do("GET", "other"))
+}

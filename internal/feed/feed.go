@@ -108,6 +108,9 @@ func (fixed) Tail(string, stream.Offset) (Tail, error) {
 // makes us look again.
 const relistAfter = time.Second
 
+// releaseAfter is that for a suspect timeline: its replicas ask each second, and a user takes their time.
+const releaseAfter = 5 * time.Second
+
 // maxAside is how many damaged files are set aside, and maxVerified how many whole ones are remembered.
 const (
 	maxAside    = 20
@@ -162,6 +165,10 @@ func (f *Feed) Copy(ctx context.Context) (*relay.Copy, error) {
 			return nil, err
 		}
 		if h.suspect && !f.fixed {
+			if try == 1 { // perhaps it is no more
+				after = time.Now().Add(-releaseAfter)
+				continue
+			}
 			return nil, &relay.LaterError{Why: "timeline " + head.Timeline + " is suspect: replicas that have data would lose it. `offloader release` lets it be served"}
 		}
 		s := h.snapshot(min(head.Spooled, head.Durable), head.Durable)

@@ -43,6 +43,7 @@ type guard struct {
 	mu     sync.Mutex
 	memory memory
 	weak   string // why INFO doesn't tell, "" where it does
+	unsure bool   // guardFile was lost: only the stores know whether the timeline is suspect
 
 	saving sync.Mutex // held while guardFile is written
 	saved  time.Time
@@ -72,7 +73,8 @@ func (g *guard) open(t *spool.Timeline) {
 		g.log.Warn("what the master was known to hold can't be read: the newest snapshot tells", "file", g.path, "error", err)
 	}
 	info := t.Info()
-	if err != nil || m.Timeline != info.Timeline { // it died between the timeline's beginning and our note of it
+	lost := err != nil || m.Timeline != info.Timeline
+	if lost { // it died between the timeline's beginning and our note of it
 		m = memory{Timeline: info.Timeline, IDs: []stream.ReplID{info.ReplID}}
 		if m.Suspicion, err = suspicionOf(t); err != nil {
 			g.log.Error("whether the timeline is suspect can't be read", "timeline", info.Timeline, "error", err)
@@ -83,14 +85,14 @@ func (g *guard) open(t *spool.Timeline) {
 	g.kept = m
 	g.saving.Unlock()
 	g.mu.Lock()
-	g.memory = m
+	g.memory, g.unsure = m, lost && m.Suspicion == nil
 	g.mu.Unlock()
 }
 
 // begin forgets what was known: a timeline has begun.
 func (g *guard) begin(m memory) {
 	g.mu.Lock()
-	g.memory = m
+	g.memory, g.unsure = m, false
 	g.mu.Unlock()
 	g.save(time.Now())
 }
@@ -153,6 +155,19 @@ func (g *guard) get() (m memory, weak string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.memory, g.weak
+}
+
+// sure takes note that the stores have told whether the timeline is suspect.
+func (g *guard) sure() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unsure = false
+}
+
+func (g *guard) isUnsure() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unsure
 }
 
 func (g *guard) weaken(why string) {

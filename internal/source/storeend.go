@@ -376,6 +376,7 @@ func (s *Source) lookForSuspicion(cat *archive.Catalog, timeline string) {
 	} else if is := suspicionIn(cat.Timelines[:i], t); s.Suspect() == nil || s.Suspect().Before == "" {
 		s.guard.change(timeline, func(m *memory) { m.Suspicion = is })
 	}
+	s.guard.sure()
 }
 
 // newestSnapshot takes note of a timeline's, if it is the one that is written.

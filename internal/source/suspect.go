@@ -74,8 +74,17 @@ func (s *Source) past() *past {
 	if t == nil {
 		return stored
 	}
-	m, _ := s.guard.get()
 	info := t.Info()
+	if s.guard.isUnsure() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if cat, err := s.united(ctx); cat != nil {
+			s.lookForSuspicion(cat, info.Timeline)
+		} else {
+			s.log.Warn("whether the timeline before was suspect is not known: no store answers", "timeline", info.Timeline, "error", err)
+		}
+	}
+	m, _ := s.guard.get()
 	p := &past{timeline: info.Timeline, known: s.known(t), spooled: t}
 	if m.Timeline == info.Timeline {
 		p.suspicion, p.history.IDs = m.Suspicion, m.IDs
