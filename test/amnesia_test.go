@@ -22,6 +22,7 @@ func TestAmnesia(t *testing.T) {
 		t.Run("empty", func(t *testing.T) { cameBackEmpty(t, kind) })
 		t.Run("rewound, by a full sync", func(t *testing.T) { rewoundFully(t, kind) })
 		t.Run("flushed on purpose", func(t *testing.T) { flushedOnPurpose(t, kind) })
+		t.Run("a dump of all", func(t *testing.T) { killedBehindItsDump(t, kind) })
 		t.Run("an AOF", func(t *testing.T) { cameBackWithAOF(t, kind) })
 		t.Run("with the daemon", func(t *testing.T) { bothKilled(t, kind) })
 	})
@@ -220,6 +221,24 @@ func flushedOnPurpose(t *testing.T, kind enginetest.Kind) {
 	acknowledged(t, master, 1)
 	forget(t, master)
 	trusted(t, d, 2)
+}
+
+// It is killed, and what its dump lacks is nothing that was written.
+func killedBehindItsDump(t *testing.T, kind enginetest.Kind) {
+	master, d, _ := attached(t, kind)
+	before := atRest(t, master)
+	saved(t, master)
+	acknowledged(t, master, 1) // a PUBLISH, which nothing is left of
+	master.Kill()
+	master.Restart()
+	s := d.Until("cache", "streaming again", func(s blackbox.SourceStatus) bool {
+		return s.State == "streaming" && s.ReplID == master.Info("replication")["master_replid"]
+	})
+	require.Nil(t, s.Suspect)
+	all := d.Timelines("cache")
+	require.Len(t, all, 2)
+	require.False(t, all[1].Suspect)
+	require.Equal(t, before, asItWas(d.Restore("--latest", "--timeline", all[0].Name), kind))
 }
 
 // A new id and another offset prove nothing.

@@ -23,7 +23,7 @@ var rooms = []string{
 	"internal/stream", "internal/schedule", "internal/resp", "internal/crc64", "internal/rdbwalk",
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/crypt", "internal/archive", "internal/stale", "internal/mirror", "internal/store", "internal/export",
-	"internal/syncer", "internal/relay", "internal/spool", "internal/source",
+	"internal/syncer", "internal/amnesia", "internal/relay", "internal/spool", "internal/source",
 	"internal/plan", "internal/replay", "internal/feed", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
 	"internal/check", "internal/config", "internal/heartbeat", "internal/httpapi",
 	"cmd/offloader",

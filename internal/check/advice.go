@@ -126,7 +126,11 @@ func (f *Facts) rights(out *findings, user, server string) {
 		}
 	}
 	if len(extra) > 0 {
-		out.add(Warn, "extra rights", fmt.Sprintf("on the %s: ACL SETUSER %s %s", server, who, quoted(extra)), "user %s lacks %s: it works without, and less can be told", who, strings.Join(extra, " and "))
+		guard := ""
+		if deny("info") {
+			guard = "; that the master came back without its data is then told by the newest snapshot alone, and that it came back with an old dump.rdb not at all"
+		}
+		out.add(Warn, "extra rights", fmt.Sprintf("on the %s: ACL SETUSER %s %s", server, who, quoted(extra)), "user %s lacks %s: it works without, and less can be told%s", who, strings.Join(extra, " and "), guard)
 	} else if f.Config == nil && f.Info != nil {
 		out.add(Warn, "extra rights", "", "the server doesn't tell its settings (%s): what depends on them isn't checked", f.Refused["config|get"])
 	}

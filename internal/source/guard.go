@@ -144,8 +144,8 @@ func (m memory) differs(kept memory, after time.Duration) bool {
 	switch {
 	case m.Timeline != kept.Timeline, !slices.Equal(m.IDs, kept.IDs), m.Suspicion != kept.Suspicion, m.Known.RunID != kept.Known.RunID:
 		return true
-	case was == is:
-		return false
+	case was == is: // what is searched for what emptied it shall not grow
+		return m.From != kept.From && after >= saveEvery
 	}
 	return was <= 0 || is == 0 || max(was-is, is-was) > was/10 || after >= saveEvery
 }
@@ -345,5 +345,5 @@ func keysOf(sum rdbwalk.Summary, m syncer.Master) int64 {
 	if sum.Unchecked == "" {
 		return sum.Keys
 	}
-	return max(sum.Keys, amnesia.Known{Keys: m.Keys}.Total()) // a count may be short, and never too long
+	return amnesia.Known{Keys: m.Keys}.Total()
 }

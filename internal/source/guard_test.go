@@ -90,7 +90,8 @@ func TestWhatIsWorthKeeping(t *testing.T) {
 	of := func(keys int64) memory {
 		return memory{Timeline: "t", Known: amnesia.Known{Keys: map[int]int64{0: keys}, RunID: "run"}}
 	}
-	renamed, restarted, unknown := of(1000), of(1000), of(1000)
+	renamed, restarted, unknown, further := of(1000), of(1000), of(1000), of(1000)
+	further.From = 5
 	renamed.Timeline, restarted.Known.RunID, unknown.Known.Keys = "u", "other", nil
 	for _, row := range []struct {
 		was, is memory
@@ -98,6 +99,8 @@ func TestWhatIsWorthKeeping(t *testing.T) {
 		want    bool
 	}{
 		{of(1000), of(1000), time.Hour, false},
+		{of(1000), further, time.Second, false},
+		{of(1000), further, time.Minute, true},
 		{of(1000), of(1050), time.Second, false},
 		{of(1000), of(1050), time.Minute, true},
 		{of(1000), of(1200), time.Second, true},

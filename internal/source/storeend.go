@@ -78,7 +78,7 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 		names[t.Timeline] = true
 	}
 	if cur == nil {
-		stored := pastIn(ctx, cat, time.Now())
+		stored := pastIn(ctx, cat)
 		s.mu.Lock()
 		s.stored = stored
 		s.mu.Unlock()

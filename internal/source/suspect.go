@@ -63,16 +63,22 @@ type past struct {
 	known     amnesia.Known
 	suspicion *Suspicion
 	spooled   *spool.Timeline // nil: it is in the stores alone
+	last      time.Time       // when its last byte came
 }
 
 // past is what was archived before, nil for nothing, when the master has just said what it is.
 func (s *Source) past() *past {
 	t := s.before()
 	s.mu.Lock()
-	stored := s.stored
+	stored, asked := s.stored, s.asked
 	s.mu.Unlock()
-	if t == nil {
-		return stored
+	switch {
+	case t == nil && stored == nil:
+		return nil
+	case t == nil:
+		p := *stored
+		p.history.Seen = max(0, asked.Sub(p.last))
+		return &p
 	}
 	info := t.Info()
 	if s.guard.isUnsure() {
@@ -118,7 +124,7 @@ func (p *past) goesOn(info archive.TimelineInfo, m syncer.Master) memory {
 }
 
 // pastIn is what a catalog holds before a timeline that begins now: its newest timeline of which there is a count.
-func pastIn(ctx context.Context, cat *archive.Catalog, now time.Time) *past {
+func pastIn(ctx context.Context, cat *archive.Catalog) *past {
 	for i, t := range slices.Backward(cat.Timelines) {
 		info, ok := countIn(ctx, cat, t)
 		if !ok {
@@ -135,7 +141,7 @@ func pastIn(ctx context.Context, cat *archive.Catalog, now time.Time) *past {
 		for _, seg := range t.Segments {
 			last = max(last, seg.Time1)
 		}
-		p.history.Seen = max(0, now.Sub(last.Go()))
+		p.last = last.Go()
 		if t.Suspect() {
 			p.suspicion = suspicionIn(cat.Timelines[:i], t)
 		}
