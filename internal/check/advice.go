@@ -127,7 +127,7 @@ func (f *Facts) rights(out *findings, user, server string) {
 	}
 	if len(extra) > 0 {
 		guard := ""
-		if deny("info") {
+		if deny("info") && server == "master" {
 			guard = "; that the master came back without its data is then told by the newest snapshot alone, and that it came back with an old dump.rdb not at all"
 		}
 		out.add(Warn, "extra rights", fmt.Sprintf("on the %s: ACL SETUSER %s %s", server, who, quoted(extra)), "user %s lacks %s: it works without, and less can be told%s", who, strings.Join(extra, " and "), guard)
