@@ -33,6 +33,8 @@ type conn struct {
 	wire   *wire
 	master Master
 
+	unready error // what PING was answered with, where INFO may tell more
+
 	// What Down is told, and whether.
 	attached atomic.Bool   // Continued or FullSync has returned: Durable speaks of this connection
 	began    time.Time     // of the stream, zero before
@@ -70,7 +72,7 @@ func (c *conn) run(ctx context.Context) error {
 		return ignoreClosed(c.nc.Close()) // wakes a blocked read or write
 	})
 	g.Go(func() error {
-		return c.talk(func() { // an error always
+		return c.talk(alive, func() { // an error always
 			if !c.mute {
 				g.Go(func() error { return c.acknowledge(alive) })
 			}
@@ -93,12 +95,18 @@ func (c *conn) run(ctx context.Context) error {
 
 // talk is the conversation from AUTH to the end of the stream. attach starts the ACKs: it is
 // called when the master has taken us for a replica.
-func (c *conn) talk(attach func()) error {
+func (c *conn) talk(ctx context.Context, attach func()) error {
 	c.l.phase(Handshake, "", time.Time{})
 	c.l.change(func(s *Status) {
 		s.Connected, s.Remote, s.PlainSync = time.Now(), c.nc.RemoteAddr().String(), false
 	})
 	if err := c.greet(); err != nil {
+		return err
+	}
+	if err := c.rebirth(ctx); err != nil {
+		return err
+	}
+	if err := c.introduce(); err != nil {
 		return err
 	}
 	c.l.change(func(s *Status) { s.Master = c.master })
@@ -147,7 +155,12 @@ func (c *conn) goOn(r Resume, a answer, attach func()) error {
 	c.attached.Store(true)
 	c.l.turn.end()
 	c.l.expectFull, c.l.cut, c.l.said = false, cut{}, ""
-	c.l.change(func(s *Status) { s.PartialResyncs++ })
+	c.l.change(func(s *Status) {
+		s.PartialResyncs++
+		if c.master.Reborn {
+			s.Rebirths++
+		}
+	})
 	c.l.log.Info("link is up: the master continues", "master", c.master.Addr, "offset", int64(r.Offset), "replid", string(id),
 		"new_id", id != r.ID, "role", c.master.Role)
 	attach()
@@ -202,7 +215,7 @@ func (c *conn) ask(stage string, args ...string) (reply, error) {
 	return c.readReply(stage)
 }
 
-// readReply reads a reply as RESP2 has them, no deeper than an array of strings.
+// readReply reads a reply as RESP2 has them, no deeper than an array of strings and numbers.
 func (c *conn) readReply(stage string) (r reply, err error) {
 	line, err := c.readLine(stage)
 	if err != nil {
@@ -228,6 +241,10 @@ func (c *conn) readReply(stage string) (r reply, err error) {
 			line, err := c.readLine(stage)
 			if err != nil {
 				return r, err
+			}
+			if len(line) > 0 && line[0] == ':' {
+				r.array = append(r.array, string(line[1:]))
+				continue
 			}
 			if len(line) == 0 || line[0] != '$' {
 				return r, foreign(c.master.Addr, stage, line)

@@ -33,6 +33,9 @@ func Fetch(ctx context.Context, o Options, take func(m Master, id stream.ReplID,
 	if err := c.greet(); err != nil {
 		return err
 	}
+	if err := c.introduce(); err != nil {
+		return err
+	}
 	r, err := c.ask(stageReplconf, "REPLCONF", "rdb-only", "1")
 	if err != nil {
 		return err

@@ -11,8 +11,8 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// greet makes the master know us as a replica to be: AUTH, PING, INFO, CONFIG GET, REPLCONF. Each
-// step waits for the reply of the one before.
+// greet finds out whom we speak to: AUTH, PING, INFO, CONFIG GET. Each step waits for the reply of the
+// one before.
 func (c *conn) greet() error {
 	if err := c.auth(); err != nil {
 		return err
@@ -22,16 +22,15 @@ func (c *conn) greet() error {
 		return err
 	}
 	// A user without +ping is a good replica's user all the same.
-	if pong.isError && !strings.HasPrefix(pong.text, "NOPERM") {
+	switch {
+	case pong.isError && c.l.o.Follower != nil && (strings.HasPrefix(pong.text, "MASTERDOWN") || strings.HasPrefix(pong.text, "LOADING")):
+		c.unready = c.refused(stagePing, pong.text) // as a replica of ours may be: INFO tells
+	case pong.isError && !strings.HasPrefix(pong.text, "NOPERM"):
 		return c.refused(stagePing, pong.text)
-	}
-	if !pong.isError && pong.text != "PONG" {
+	case !pong.isError && pong.text != "PONG":
 		return foreign(c.master.Addr, stagePing, []byte(pong.text))
 	}
-	if err := c.inquire(); err != nil {
-		return err
-	}
-	return c.introduce()
+	return c.inquire()
 }
 
 func (c *conn) refused(stage, reply string) error {
@@ -117,10 +116,13 @@ func outputLimit(setting string) int64 {
 	return -1
 }
 
-// introduce tells who we are. Masters that are old, or that have renamed REPLCONF, answer errors
+// introduce makes the master know us as a replica to be, and tells who we are. Masters that are old, or that have renamed REPLCONF, answer errors
 // which real replicas pass over; a missing right they don't, since the first ACK would then end
 // the link.
 func (c *conn) introduce() error {
+	if c.unready != nil {
+		return c.unready
+	}
 	port, err := c.announcedPort()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@
 //	budget.go     full resyncs cost the master a fork each: how many, how often
 //	watch.go      what the master says of itself meanwhile, over a connection of its own
 //	turn.go       how many of them run at once, over all links
+//	rebirth.go    a server that has come back as a replica of ours, and is made the master again
 //	refusal.go    everything that a master can say no with, and what to do about it
 //	status.go     what the link is doing, for people
 //
@@ -98,6 +99,10 @@ type Options struct {
 	// is called when that address changes. FAILOVER on a master may connect there.
 	Listen func(ip string) (port int, err error)
 
+	// Follower is asked what is to become of a server that is somebody's replica, before it is asked for
+	// its stream. nil: nobody follows us.
+	Follower func(ctx context.Context, f Follower) (Fate, error)
+
 	Turns      *schedule.Limit     // how many full syncs run at once, over all links; nil: any number
 	BudgetPath string              // JSON file that the full-resync budget survives a restart in; "": it doesn't
 	Acked      func(stream.Offset) // told of each ACK when it was sent; may be nil
@@ -122,6 +127,8 @@ const (
 	// recheck is how often a master is asked again while a full resync waits: it may have become
 	// able to continue.
 	recheck = 30 * time.Second
+	// rebirthEvery is how often a server that is to be reborn is asked how far it is.
+	rebirthEvery = time.Second
 )
 
 // Link is the replication connection to one master, and all that come after it.
@@ -143,6 +150,8 @@ type Link struct {
 	localIP    string
 	port       int // announced for localIP
 
+	hurry chan struct{} // capacity 1: something has changed for a server that waits
+
 	live  live
 	mu    sync.Mutex
 	state Status
@@ -156,7 +165,7 @@ func New(o Options, sink Sink) *Link {
 	o.DialTimeout = orDefault(o.DialTimeout, 5*time.Second)
 	o.ReplyTimeout = orDefault(o.ReplyTimeout, 10*time.Second)
 	o.WriteTimeout = orDefault(o.WriteTimeout, 30*time.Second)
-	l := &Link{o: o, sink: sink, log: o.Logger, turn: turn{limit: o.Turns}}
+	l := &Link{o: o, sink: sink, log: o.Logger, turn: turn{limit: o.Turns}, hurry: make(chan struct{}, 1)}
 	l.dial = func(ctx context.Context, address string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", address)
 	}
@@ -189,8 +198,17 @@ func (l *Link) Run(ctx context.Context) error {
 		pause := l.failed(err, time.Now())
 		select {
 		case <-ctx.Done():
+		case <-l.hurry:
 		case <-time.After(pause):
 		}
+	}
+}
+
+// Hurry ends a pause between two connections: the server has shown that it is there.
+func (l *Link) Hurry() {
+	select {
+	case l.hurry <- struct{}{}:
+	default:
 	}
 }
 
@@ -257,6 +275,17 @@ func (l *Link) failed(err error, now time.Time) time.Duration {
 		// Asked again now and then: neither a storm, nor an hour's sleep over a master that could
 		// go on after all.
 		return min(budget.Until.Sub(now), jitter(recheck))
+	}
+	var wait *RebirthError
+	if errors.As(err, &wait) {
+		l.tries = 0 // it answers: the next trouble is another one
+		l.phase(Waiting, "for its rebirth: "+wait.Why, time.Time{})
+		l.change(func(s *Status) { s.LastError, s.LastHint, s.LastErrorAt = "", wait.Do, now })
+		if wait.Why != l.said {
+			l.said, l.saidAt = wait.Why, now
+			l.log.Warn("the source waits for its rebirth", "master", l.o.Address, "why", wait.Why, "hint", wait.Do)
+		}
+		return rebirthEvery
 	}
 	l.note(err, now)
 	longest := 30 * time.Second

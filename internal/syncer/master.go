@@ -22,6 +22,9 @@ type Master struct {
 	Role      string // "master", or "slave": then it relays the stream of Upstream
 	Upstream  string // host:port of its own master
 
+	Loading bool // it reads its dataset
+	Reborn  bool // it was our replica, and we have made it the master on this connection
+
 	ReplID       stream.ReplID
 	ReplID2      stream.ReplID // the id before, good for offsets asked for up to SecondOffset
 	SecondOffset stream.Offset // as PSYNC counts: offset + 1; -1 without ReplID2
@@ -38,7 +41,7 @@ type Master struct {
 	OutputLimit int64 // bytes of stream that it buffers for a replica before it cuts it off; 0: no limit, -1: not known
 }
 
-// info takes note of INFO server, INFO replication and INFO keyspace.
+// info takes note of sections of INFO: server, replication and keyspace, of a replica persistence too.
 func (m *Master) info(text string) {
 	field := map[string]string{}
 	for line := range strings.Lines(text) {
@@ -79,6 +82,9 @@ func (m *Master) info(text string) {
 	number("repl_backlog_first_byte_offset", (*int64)(&m.BacklogFirst))
 	number("repl_backlog_histlen", &m.BacklogLen)
 	number("repl_backlog_size", &m.BacklogSize)
+	if v := field["loading"]; v != "" {
+		m.Loading = v == "1"
+	}
 	if field["repl_backlog_active"] == "0" {
 		m.BacklogLen, m.BacklogFirst = 0, 0
 	}

@@ -64,6 +64,8 @@ func KindOf(err error) Kind {
 		return refusal.Kind
 	case errors.As(err, &budget):
 		return KindBudget
+	case errors.As(err, new(*RebirthError)):
+		return KindRebirth
 	}
 	return KindLocal
 }
@@ -86,6 +88,7 @@ const (
 	KindTimeout     Kind = "timeout"     // silence
 	KindRefused     Kind = "refused"     // an error that we have no better name for
 	KindBudget      Kind = "budget"      // a full resync waits
+	KindRebirth     Kind = "rebirth"     // the source is a replica of ours that isn't to be promoted, or not yet
 	KindLocal       Kind = "local"       // the trouble is on our side
 )
 
@@ -95,6 +98,8 @@ const (
 	stageAuth     = "AUTH"
 	stagePing     = "PING"
 	stageInfo     = "INFO"
+	stageRole     = "ROLE"
+	stagePromote  = "REPLICAOF NO ONE"
 	stageReplconf = "REPLCONF"
 	stagePsync    = "PSYNC"
 	stageSync     = "SYNC"

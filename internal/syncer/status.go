@@ -42,6 +42,7 @@ type Status struct {
 
 	FullResyncs    int64 // begun since New
 	PartialResyncs int64
+	Rebirths       int64 // of the partial resyncs, those with a server that we had promoted
 	NextFullResync time.Time // when the budget allows one; in the past: now
 
 	LastError   string // "" if there was none

@@ -1,0 +1,117 @@
+// Package rebirth decides whether a source's engine that has come back as a replica of the relay is
+// made the master again.
+//
+// It chooses nothing. Promoted is the engine that stands at the source's address, follows this daemon's
+// relay, and holds exactly what was durable last; and it is promoted only while nothing else could be the
+// master, and nothing says that what it holds is not what people want. Everything else waits, with a
+// reason, for more bytes, for a store, or for the word of an operator (design.md, "Rebirth never
+// chooses").
+package rebirth
+
+import (
+	"fmt"
+
+	"github.com/offloader/offloader/internal/stream"
+)
+
+// Order is what an operator has said.
+type Order string
+
+// The orders. Without one, nothing is decided that isn't certain.
+const (
+	None   Order = ""
+	Empty  Order = "empty"  // start from nothing
+	Latest Order = "latest" // start from what there is
+)
+
+// Facts are what is known at one moment.
+type Facts struct {
+	Source string // its name, for hints
+	Order  Order
+
+	Unread   error         // why it isn't known what is archived; nil: it is
+	Timeline string        // the newest; "": nothing is archived
+	ReplID   stream.ReplID // at its end
+	End      stream.Offset // its last durable boundary
+	Suspect  string        // why it is suspect; "": it is not
+
+	Engine Engine
+	// Others are asked for when all else says that the engine may be promoted.
+	Others func() []Server
+}
+
+// Engine is the one at the source's address. The first four are what it says there, the rest is what it
+// says at the relay.
+type Engine struct {
+	ReplID  stream.ReplID
+	Up      bool          // its link to whom it follows
+	At      stream.Offset // where it stands; -1: nowhere
+	Keys    int64
+	Loading bool
+
+	Attached bool          // it is connected to the relay
+	Copying  bool          // and gets a full copy
+	Acked    stream.Offset // that it acknowledged last
+}
+
+// Server is another one that is known to have followed the source.
+type Server struct {
+	Address string
+	Err     error // why it could not be asked. One that nobody runs is not among the Others
+	Master  bool
+	ReplID  stream.ReplID
+	At      stream.Offset
+}
+
+// Verdict says whether the engine is promoted, and if not, why, and what to do.
+type Verdict struct {
+	Promote bool
+	Why, Do string
+}
+
+func wait(do, why string, args ...any) Verdict { return Verdict{Why: fmt.Sprintf(why, args...), Do: do} }
+
+// Judge is the decision.
+func Judge(f Facts) Verdict {
+	e := f.Engine
+	overrule := "`offloader promote --source " + f.Source + " --latest` has it go on all the same"
+	switch {
+	case f.Order == Empty && e.Keys > 0:
+		return wait("leave --empty away, or take the data from the server first", "it holds %d keys, and was to start from nothing", e.Keys)
+	case f.Order == Empty:
+		return Verdict{Promote: true}
+	case f.Unread != nil:
+		return wait("it goes on by itself when that is over; `offloader promote --source "+f.Source+" --empty` gives up what is archived and starts from nothing",
+			"what is archived is not known: %v", f.Unread)
+	case f.Timeline == "":
+		return wait("at a first start: `offloader promote --source "+f.Source+" --empty`", "nothing is archived of it")
+	case f.Order == Latest && e.ReplID == f.ReplID && e.At > f.End:
+		return Verdict{Promote: true} // what there is includes what it has itself
+	case f.Suspect != "" && f.Order != Latest:
+		return wait("look at `offloader list`; `offloader release` takes what it holds for good, `offloader promote --source "+f.Source+" --latest` goes back to what was before",
+			"the newest timeline %s is suspect: %s", f.Timeline, f.Suspect)
+	case e.ReplID == f.ReplID && e.At > f.End:
+		return wait(overrule+", with what it holds", "it stands at offset %d, and only what is before %d is durable here", e.At, f.End)
+	case e.Loading:
+		return wait("", "it loads the snapshot")
+	case !e.Attached:
+		return wait("", "it is not attached to the relay yet")
+	case e.Copying:
+		return wait("", "it gets a full copy")
+	case !e.Up || e.ReplID != f.ReplID || e.At != f.End || e.Acked != f.End:
+		return wait("", "it is at offset %d of %d", max(0, min(e.At, e.Acked)), f.End)
+	case f.Order == Latest:
+		return Verdict{Promote: true}
+	}
+	for _, o := range f.Others() {
+		switch {
+		case o.Err != nil:
+			return wait("see what "+o.Address+" is; "+overrule, "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
+		case o.Master:
+			return wait("have one of the two follow the other, or name that one as the source; "+overrule, "%s, which was its replica, is a master now", o.Address)
+		case o.ReplID == f.ReplID && o.At > f.End:
+			return wait("promote that one, and name it as the source; "+overrule+", without these", "replica %s has %d bytes more than are durable here", o.Address, o.At-f.End)
+		}
+	}
+	return Verdict{Promote: true}
+}
