@@ -16,6 +16,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/rebirth"
 	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
@@ -220,6 +221,10 @@ type keeper struct {
 
 	relay *relay.Listener // nil while none is open
 	shut  error           // why it isn't, though it should be
+
+	order   rebirth.Order    // of an operator, being carried out
+	verdict rebirth.Verdict  // the last under that order
+	size    *httpapi.Rebirth // what a rebirth would consist of; nil: not known
 }
 
 // keep starts a source, and starts it again when it ends in an error, until ctx ends.
@@ -227,7 +232,11 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
 	o.Link.Turns = f.turns
-	k := &keeper{want: w, log: f.log.With("source", w.Name), make: func() *source.Source { return source.New(o) }, ended: make(chan struct{})}
+	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{})}
+	k.make = func() *source.Source { return source.New(o) }
+	if w.Relay != nil {
+		o.Link.Follower = k.follower
+	}
 	k.source = k.make()
 	ctx, k.stop = context.WithCancel(ctx)
 	go func() { // apply and run wait for ended
@@ -296,7 +305,7 @@ func (k *keeper) status(now time.Time) httpapi.Source {
 	src, failed, again := k.source, k.failed, k.again
 	k.mu.Unlock()
 	s := httpapi.Source{Status: src.Status(now)}
-	s.Relay, s.Replicas = k.relayStatus()
+	s.Relay, s.Replicas, s.Rebirth = k.relayStatus()
 	if failed != nil {
 		s.Ended, s.State, s.Phase = failed.Error(), "waiting", syncer.Waiting
 		s.Why, s.Until = "to try again", stream.TimeOf(again)

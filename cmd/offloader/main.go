@@ -81,6 +81,7 @@ func (a *app) commands() []*cobra.Command {
 		a.logCommand(),
 		a.restoreCommand(),
 		a.serveCommand(),
+		a.promoteCommand(),
 		a.exportCommand(),
 		a.pinCommand(),
 		a.unpinCommand(),
@@ -94,7 +95,7 @@ func (a *app) commands() []*cobra.Command {
 }
 
 // laterCommands are words of the design that this version doesn't have.
-var laterCommands = []string{"promote"}
+var laterCommands []string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

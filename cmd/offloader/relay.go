@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -15,15 +16,20 @@ import (
 // port that can't be opened is tried again: it may be another process's, or an address that is about to
 // come.
 func (k *keeper) serveReplicas(ctx context.Context) {
+	from := feed.New(feed.Options{
+		Source: k.want.Name, Live: live{k}, Logger: k.log,
+		Load: func(ctx context.Context) (*archive.Catalog, error) { return k.current().Catalog(ctx) },
+	})
+	var predicting sync.WaitGroup
+	defer predicting.Wait()
+	predicting.Go(func() { k.predict(ctx, from) })
 	o := relay.Options{
 		Describe: func() relay.Info { return k.current().Describe() },
-		Archive: feed.New(feed.Options{
-			Source: k.want.Name, Live: live{k}, Logger: k.log,
-			Load: func(ctx context.Context) (*archive.Catalog, error) { return k.current().Catalog(ctx) },
-		}),
-		Login:  relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
-		TLS:    k.want.relay,
-		Logger: k.log,
+		Archive:  from,
+		Heard:    k.heard,
+		Login:    relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
+		TLS:      k.want.relay,
+		Logger:   k.log,
 	}
 	for pause := retryFirst; ; pause = min(2*pause, retryLongest) {
 		l, err := relay.Listen(k.want.Relay.Listen, o)
@@ -62,22 +68,29 @@ func (k *keeper) setRelay(l *relay.Listener, err error) {
 	k.relay, k.shut = l, err
 }
 
+// listener is the relay's, nil while none is open.
+func (k *keeper) listener() *relay.Listener {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.relay
+}
+
 // relayStatus is nil where there is to be no relay.
-func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica) {
+func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica, *httpapi.Rebirth) {
 	if k.want.Relay == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	k.mu.Lock()
-	l, shut := k.relay, k.shut
+	l, shut, prediction := k.relay, k.shut, k.prediction()
 	k.mu.Unlock()
 	r := &httpapi.Relay{Listen: k.want.Relay.Listen}
 	if shut != nil {
 		r.Error = shut.Error()
 	}
 	if l == nil {
-		return r, nil
+		return r, nil, prediction
 	}
-	return r, l.Replicas()
+	return r, l.Replicas(), prediction
 }
 
 // live is what a keeper's source writes, for a feed.

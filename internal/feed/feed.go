@@ -111,6 +111,9 @@ const relistAfter = time.Second
 // releaseAfter is that for a suspect timeline: its replicas ask each second, and a user takes their time.
 const releaseAfter = 5 * time.Second
 
+// sizeAfter is how old it may be for Size.
+const sizeAfter = 10 * time.Minute
+
 // maxAside is how many damaged files are set aside, and maxVerified how many whole ones are remembered.
 const (
 	maxAside    = 20
@@ -124,6 +127,24 @@ func (f *Feed) ID(ctx context.Context) (stream.ReplID, error) {
 		return "", err
 	}
 	return h.id, nil
+}
+
+// Size is what a full copy would consist of now: the bytes of its RDB, and of the stream behind it. It fails
+// where none can be given.
+func (f *Feed) Size(ctx context.Context) (rdb, behind int64, err error) {
+	h, head, err := f.history(ctx, time.Now().Add(-sizeAfter))
+	if err != nil {
+		return 0, 0, err
+	}
+	s := h.snapshot(min(head.Spooled, head.Durable), head.Durable)
+	if s == nil {
+		return 0, 0, errNothing
+	}
+	info, err := s.Info(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	return info.Bytes, int64(head.Durable - s.Offset), nil
 }
 
 // Continue gives the stream behind an offset of the history that id names.

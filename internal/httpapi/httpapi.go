@@ -6,7 +6,8 @@
 //	                 a line each
 //	/api/v1/status   what `offloader status --json` prints
 //
-// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go) and …/rdb (rdb.go).
+// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go), …/rdb (rdb.go)
+// and …/promote/WHAT (promote.go).
 //
 // It shows what sources say of themselves at the moment somebody asks, and keeps nothing but two
 // histograms and an hour of samples, from which it tells how fast things grow (growth.go). It is
@@ -86,6 +87,15 @@ type Source struct {
 
 	Relay    *Relay          `json:"relay,omitempty"`    // where its replicas attach, nil: nowhere
 	Replicas []relay.Replica `json:"replicas,omitempty"` // that are attached there, or were
+	Rebirth  *Rebirth        `json:"rebirth,omitempty"`  // nil: it can't be told what one would take
+}
+
+// Rebirth is what it would take to bring the source back now, if it died.
+type Rebirth struct {
+	Seconds  float64 `json:"predicted_seconds"`
+	Snapshot int64   `json:"snapshot_bytes"` // of the RDB that it would get
+	Log      int64   `json:"log_bytes"`      // of the stream behind that
+	Measured bool    `json:"measured"`       // the rates are those of a replica; else they are a guess
 }
 
 // Relay is a source's relay.
@@ -121,9 +131,12 @@ type Options struct {
 	Snapshot func(ctx context.Context, source string) (Snapshot, error)
 	// RDB gives use the dataset of a source as it is now, and returns what use does; nil: it can't
 	// be asked for.
-	RDB    func(ctx context.Context, source string, use func(export.Point, io.Reader) error) error
-	Logger *slog.Logger     // nil: silent
-	Now    func() time.Time // nil: time.Now
+	RDB func(ctx context.Context, source string, use func(export.Point, io.Reader) error) error
+	// Promote has a source that waits for its rebirth start from nothing ("empty") or from what there is
+	// ("latest"), and returns when it has; nil: it can't be asked for.
+	Promote func(ctx context.Context, source, what string) error
+	Logger  *slog.Logger     // nil: silent
+	Now     func() time.Time // nil: time.Now
 }
 
 // Build is what the program was made of.
@@ -154,6 +167,7 @@ func New(o Options) *Server {
 	all.Handle("/", readOnly(mux))
 	all.HandleFunc("POST /api/v1/sources/{source}/snapshot", s.snapshot)
 	all.HandleFunc("POST /api/v1/sources/{source}/rdb", s.rdb)
+	all.HandleFunc("POST /api/v1/sources/{source}/promote/{what}", s.promote)
 	s.handler = all
 	return s
 }

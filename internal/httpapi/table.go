@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -91,6 +93,19 @@ var sourceMetrics = []metric[*Source]{
 		func(s *Source) (float64, bool) { return float64(s.FullResyncs), true }},
 	{"offloader_partial_resyncs_total", "Connections that went on where the one before had ended.", counter,
 		func(s *Source) (float64, bool) { return float64(s.PartialResyncs), true }},
+	{"offloader_rebirths_total", "Times that the master came back as our replica, got its data and was promoted.", counter,
+		func(s *Source) (float64, bool) { return float64(s.Rebirths), true }},
+	{"offloader_rebirth_waiting", "1 where the master has come back as our replica and is not promoted.", gauge,
+		func(s *Source) (float64, bool) {
+			return truth(strings.HasPrefix(s.Why, "for its rebirth")), s.Relay != nil
+		}},
+	{"offloader_rebirth_predicted_seconds", "What it would take to bring the master back now, from its start to its first write.", gauge,
+		func(s *Source) (float64, bool) {
+			if s.Rebirth == nil {
+				return 0, false
+			}
+			return s.Rebirth.Seconds, true
+		}},
 	{"offloader_next_full_resync_timestamp_seconds", "When the budget allows another full resync.", gauge,
 		func(s *Source) (float64, bool) { return seconds(s.NextFullResync) }},
 	{"offloader_full_sync_received_bytes", "Bytes of the RDB that arrives; only while one does.", gauge,

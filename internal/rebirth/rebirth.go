@@ -69,7 +69,9 @@ type Verdict struct {
 	Why, Do string
 }
 
-func wait(do, why string, args ...any) Verdict { return Verdict{Why: fmt.Sprintf(why, args...), Do: do} }
+func wait(do, why string, args ...any) Verdict {
+	return Verdict{Why: fmt.Sprintf(why, args...), Do: do}
+}
 
 // Judge is the decision.
 func Judge(f Facts) Verdict {

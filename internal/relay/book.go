@@ -23,9 +23,9 @@ type Replica struct {
 
 // States of a Replica.
 const (
-	copying = "copying"
-	online  = "online"
-	away    = "away"
+	Copying = "copying"
+	Online  = "online"
+	Away    = "away"
 )
 
 const (
@@ -47,16 +47,33 @@ type book struct {
 	known   map[string]*entry
 	copying int
 	serving int
+	rates   Rates
 }
+
+// Rates are how many bytes a second a replica took in the last full copy that was large enough to tell: of
+// the RDB, from its first byte to the first acknowledgement, so that its loading is in it, and of the
+// stream behind it. 0: not known yet.
+type Rates struct{ RDB, Stream float64 }
+
+// tells is from how many bytes on a rate is taken for one.
+const tells = 1 << 20
 
 type entry struct {
 	Replica
 	conns  int // more than one for a moment, when it comes back before its old connection is seen to end
 	failed int // full syncs since it has last loaded one
 	next   time.Time
+	load   load
 
 	told     string // what was last said of it in the log, and when
 	toldTime time.Time
+}
+
+// load is how a full copy goes.
+type load struct {
+	began, loaded time.Time     // loaded: the first acknowledgement
+	bytes         int64         // of the RDB
+	from          stream.Offset // that was acknowledged first
 }
 
 func newBook() *book { return &book{known: map[string]*entry{}} }
@@ -84,7 +101,7 @@ func (b *book) attach(address, version string, now time.Time) *LaterError {
 	e := b.known[address]
 	if e == nil {
 		b.forgetOne()
-		e = &entry{Replica: Replica{Address: address, State: away, Since: stream.TimeOf(now)}}
+		e = &entry{Replica: Replica{Address: address, State: Away, Since: stream.TimeOf(now)}}
 		b.known[address] = e
 	}
 	e.conns++
@@ -116,7 +133,7 @@ func (b *book) leave(address string, now time.Time) {
 	if e := b.known[address]; e != nil {
 		e.conns--
 		if e.conns == 0 {
-			e.State, e.Since = away, stream.TimeOf(now)
+			e.State, e.Since = Away, stream.TimeOf(now)
 		}
 	}
 }
@@ -137,7 +154,7 @@ func (b *book) beginCopy(address string, now time.Time) *LaterError {
 }
 
 // gets takes note that a full copy goes out.
-func (b *book) gets(address string, now time.Time) {
+func (b *book) gets(address string, bytes int64, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.known[address]
@@ -145,7 +162,7 @@ func (b *book) gets(address string, now time.Time) {
 		e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
 	}
 	e.FullSyncs++
-	e.State, e.Since = copying, stream.TimeOf(now)
+	e.State, e.Since, e.load = Copying, stream.TimeOf(now), load{began: now, bytes: bytes}
 }
 
 // endCopy gives the turn to another: the RDB has gone out, or did not come about.
@@ -160,7 +177,7 @@ func (b *book) streams(address string, partial bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.known[address]
-	e.State, e.Since = online, stream.TimeOf(now)
+	e.State, e.Since = Online, stream.TimeOf(now)
 	if partial {
 		e.PartialSyncs++
 	}
@@ -171,8 +188,37 @@ func (b *book) acked(address string, at stream.Offset, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.known[address]
+	b.measure(e, at, now)
 	e.Offset, e.AckTime = at, stream.TimeOf(now)
 	e.failed, e.next = 0, time.Time{}
+}
+
+// measure takes the rates of a full copy from what is acknowledged: until it has caught up, there is more for
+// it to take all the time.
+func (b *book) measure(e *entry, at stream.Offset, now time.Time) {
+	l := &e.load
+	switch {
+	case l.began.IsZero():
+	case l.loaded.IsZero():
+		l.loaded, l.from = now, at
+		if d := now.Sub(l.began).Seconds(); l.bytes >= tells && d > 0 {
+			b.rates.RDB = float64(l.bytes) / d
+		}
+	default:
+		n, d := int64(at-l.from), now.Sub(l.loaded).Seconds()
+		if n >= tells && d > 0 {
+			b.rates.Stream = max(b.rates.Stream, float64(n)/d)
+		}
+		if now.Sub(l.loaded) > time.Minute || at == e.Offset {
+			*l = load{} // it has caught up, more or less
+		}
+	}
+}
+
+func (b *book) measured() Rates {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rates
 }
 
 // tell tells whether something is news of a replica: the log of one that asks each second stays short.

@@ -73,11 +73,11 @@ func (l *Listener) replication(b *strings.Builder) {
 	line("slave_priority", 0)
 	line("slave_read_only", 1)
 	line("replica_announced", 0)
-	attached := slices.DeleteFunc(l.Replicas(), func(r Replica) bool { return r.State == away })
+	attached := slices.DeleteFunc(l.Replicas(), func(r Replica) bool { return r.State == Away })
 	line("connected_slaves", len(attached))
 	for n, r := range attached {
 		state, lag := "send_bulk", int64(-1)
-		if r.State == online {
+		if r.State == Online {
 			state = "online"
 		}
 		if r.AckTime > 0 {

@@ -63,6 +63,8 @@ type Options struct {
 	Login    Login        // of those who connect
 	TLS      *tls.Config  // nil for plain connections
 	Logger   *slog.Logger // nil: silent
+	// Heard is told of each replica that comes, with -1, and of each acknowledgement; nil: nobody is.
+	Heard func(address string, acked stream.Offset)
 }
 
 // Listener answers on one port.
@@ -89,6 +91,9 @@ func Listen(addr string, o Options) (*Listener, error) {
 	if o.Describe == nil {
 		o.Describe = func() Info { return Info{} }
 	}
+	if o.Heard == nil {
+		o.Heard = func(string, stream.Offset) {}
+	}
 	var id [20]byte
 	_, _ = rand.Read(id[:]) // never fails (Go 1.24)
 	return &Listener{o: o, ln: ln, runID: hex.EncodeToString(id[:]), began: time.Now(), book: newBook(), peers: map[*peer]struct{}{}}, nil
@@ -104,6 +109,9 @@ func (l *Listener) Port() int {
 
 // Replicas are those that are attached, and those that were, by address.
 func (l *Listener) Replicas() []Replica { return l.book.list() }
+
+// Rates are how fast replicas took what they got.
+func (l *Listener) Rates() Rates { return l.book.measured() }
 
 // Addr is where it listens.
 func (l *Listener) Addr() string { return l.ln.Addr().String() }

@@ -88,6 +88,7 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 		return p.putOff(address, later)
 	}
 	defer func() { book.leave(address, time.Now()) }()
+	p.l.o.Heard(address, -1)
 
 	if id, err := stream.ParseReplID(c[1]); err == nil && at > 0 {
 		s, err := p.l.o.Archive.Continue(ctx, id, stream.Offset(at-1))
@@ -120,7 +121,7 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 		return p.putOff(address, errors.New(why))
 	}
 	p.leaving = true
-	book.gets(address, time.Now())
+	book.gets(address, full.Bytes, time.Now())
 	p.l.o.Logger.Info("a replica gets a full copy", "replica", address, "offset", full.Offset, "bytes", full.Bytes, "replid", full.Stream.ReplID())
 	if p.say(fmt.Appendf(nil, "+FULLRESYNC %s %d\r\n$%d\r\n", full.Stream.ReplID(), full.Offset, full.Bytes)) {
 		p.send(ctx, address, full.Stream, func() error {
@@ -236,6 +237,7 @@ func (p *peer) listenToReplica(address string) error {
 		at, err := strconv.ParseInt(c[2], 10, 64)
 		if err == nil && at >= 0 {
 			p.l.book.acked(address, stream.Offset(at), time.Now())
+			p.l.o.Heard(address, stream.Offset(at))
 		}
 	}
 }

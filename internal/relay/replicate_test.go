@@ -221,7 +221,7 @@ func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
 		for tenth := range 10 {
 			at := now.Add(time.Duration(second)*time.Second + time.Duration(tenth)*100*time.Millisecond)
 			if b.beginCopy("a", at) == nil {
-				b.gets("a", at)
+				b.gets("a", 1, at)
 				b.endCopy()
 				got++
 			}

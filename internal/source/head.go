@@ -10,10 +10,19 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// Head is the newest timeline that has begun, and how far it is; ok is false while there is none.
+// Head is the newest timeline that has begun, and how far it is. Where the spool holds none it is where
+// the stores end. ok is false while there is none.
 func (s *Source) Head() (timeline string, h spool.Head, ok bool) {
+	s.mu.Lock()
+	lost, revive := s.lost, s.revive
+	s.mu.Unlock()
 	t := s.newest()
-	if t == nil {
+	switch {
+	case revive != nil:
+		return standsIn(revive)
+	case t == nil && lost != nil:
+		return standsIn(lost)
+	case t == nil:
 		return "", h, false
 	}
 	h = t.Head()

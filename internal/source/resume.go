@@ -126,9 +126,13 @@ func (s *Source) caughtUp(cur *spool.Timeline, missed bool) {
 // master is known to have lost our tail, behind a boundary that it shares.
 func (s *Source) Resume(m syncer.Master) syncer.Resume {
 	s.mu.Lock()
-	cur, lost := s.cur, s.lost
+	cur, lost, revive := s.cur, s.lost, s.revive
 	s.branch, s.asked = nil, time.Now()
 	s.mu.Unlock()
+	if revive != nil && m.Reborn {
+		s.askBranch(revived(*revive))
+		return syncer.Resume{ID: revive.id, Offset: revive.at.Offset}
+	}
 	if cur == nil {
 		if lost == nil {
 			return syncer.Resume{}
@@ -275,7 +279,7 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 		s.end(parent, causeOfEnd(info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost = t, nil
+	s.cur, s.lost, s.revive = t, nil, nil
 	from := at.Time
 	if s.outage != nil {
 		from = min(from, s.outage.from)

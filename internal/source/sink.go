@@ -181,7 +181,7 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 		s.end(before, causeOfEnd(i.info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.outage, s.lastByte = t, nil, nil, now
+	s.cur, s.lost, s.revive, s.outage, s.lastByte = t, nil, nil, nil, now
 	s.since, s.broken, s.snapshot = at.Time, "", &Moment{Offset: at.Offset, Time: at.Time}
 	if now.Sub(i.began) >= time.Second {
 		// What was written while the RDB came arrives only now, all at once.

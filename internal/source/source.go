@@ -87,6 +87,7 @@ type Source struct {
 	cur      *spool.Timeline // nil before the first snapshot, and while a full sync runs
 	names    map[string]bool // of the timelines that the store knew at the start
 	lost     *resumePoint    // where the store ends, when the spool holds nothing
+	revive   *resumePoint    // where an operator has had the archive go back to
 	noLost   error           // why that isn't known, though the store holds something
 	stored   *past           // what the stores held at the start, when the spool held nothing
 	noAnswer error           // of a store, for which the link waits when the spool holds nothing

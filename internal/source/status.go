@@ -41,6 +41,7 @@ type Status struct {
 	BrokenHint     string        `json:"broken_hint,omitempty"`
 	FullResyncs    int64         `json:"full_resyncs"`
 	PartialResyncs int64         `json:"partial_resyncs"`
+	Rebirths       int64         `json:"rebirths"`         // of them, those with the engine that had just been promoted
 	NextFullResync stream.Time   `json:"next_full_resync"` // when the budget allows one
 	PlainSync      bool          `json:"plain_sync,omitempty"`
 	LastSnapshot   *Moment       `json:"last_snapshot"`
@@ -64,6 +65,8 @@ type Known struct {
 	Time   stream.Time   `json:"time"`
 	By     string        `json:"by"`             // info: the master told; snapshot: an RDB was counted
 	Weak   string        `json:"weak,omitempty"` // why the master can't be asked now
+
+	Replicas []string `json:"replicas"` // that followed it then, as they announce themselves; we are among them
 }
 
 // Moment is a point that can be restored.
@@ -183,7 +186,7 @@ func (st *Status) link(l syncer.Status, now time.Time) {
 	}
 	m := l.Master
 	st.Engine, st.Version, st.Role, st.Upstream = m.Engine, m.Version, m.Role, m.Upstream
-	st.Acked, st.FullResyncs, st.PartialResyncs = l.Acked, l.FullResyncs, l.PartialResyncs
+	st.Acked, st.FullResyncs, st.PartialResyncs, st.Rebirths = l.Acked, l.FullResyncs, l.PartialResyncs, l.Rebirths
 	st.NextFullResync, st.PlainSync = timeOf(l.NextFullResync), l.PlainSync
 	if l.Phase == syncer.Receiving {
 		left := -1.0
@@ -191,6 +194,9 @@ func (st *Status) link(l syncer.Status, now time.Time) {
 			left = d.Seconds()
 		}
 		st.Transfer = &Transfer{Bytes: l.Transfer.Bytes, Total: l.Transfer.Total, Rate: l.Transfer.Rate(now), LeftSeconds: left}
+	}
+	if l.Rebirth != "" { // between two looks at it the link connects, which is no news
+		st.State, st.Why = "waiting", "for its rebirth: "+l.Rebirth
 	}
 	st.Errors = l.Errors
 	if l.Phase != syncer.Streaming {
@@ -206,7 +212,7 @@ func (st *Status) guard(m memory, weak string) {
 		st.Suspect = &sus
 	}
 	if n := m.Known.Total(); n >= 0 {
-		st.Known = &Known{Keys: n, Offset: m.Known.Offset, Time: m.Known.Time, By: "snapshot", Weak: weak}
+		st.Known = &Known{Keys: n, Offset: m.Known.Offset, Time: m.Known.Time, By: "snapshot", Weak: weak, Replicas: m.Replicas}
 		if m.Known.RunID != "" {
 			st.Known.By = "info"
 		}

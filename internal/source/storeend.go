@@ -82,7 +82,7 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 		s.mu.Lock()
 		s.stored = stored
 		s.mu.Unlock()
-		lost, err := s.storeEnd(ctx, cat)
+		lost, err := s.storeEnd(ctx, cat, func(*archive.Timeline) bool { return true })
 		return lost, names, err
 	}
 	for _, v := range views {
@@ -133,10 +133,13 @@ func (s *Source) united(ctx context.Context) (*archive.Catalog, error) {
 
 // storeEnd is where the newest timeline that can be restored ends: a branch goes on there, and
 // what is acknowledged from then on can be restored too. A timeline without a snapshot that leads to
-// its end is no such one, nor is what follows a hole.
-func (s *Source) storeEnd(ctx context.Context, cat *archive.Catalog) (*resumePoint, error) {
+// its end is no such one, nor is what follows a hole. Only those that are wanted count.
+func (s *Source) storeEnd(ctx context.Context, cat *archive.Catalog, wanted func(*archive.Timeline) bool) (*resumePoint, error) {
 	for i := len(cat.Timelines) - 1; i >= 0; i-- {
 		t := cat.Timelines[i]
+		if !wanted(t) {
+			continue
+		}
 		windows, err := cat.Windows(t)
 		if err != nil || len(windows) == 0 {
 			s.log.Warn("nothing leads to where this timeline ends: it can't be gone on with", "timeline", t.Timeline, "offset", t.End(), "error", err)

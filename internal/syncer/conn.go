@@ -109,7 +109,7 @@ func (c *conn) talk(ctx context.Context, attach func()) error {
 	if err := c.introduce(); err != nil {
 		return err
 	}
-	c.l.change(func(s *Status) { s.Master = c.master })
+	c.l.change(func(s *Status) { s.Master, s.Rebirth = c.master, "" })
 	r := c.l.sink.Resume(c.master)
 	v := c.master.Judge(r)
 	if why, do := c.l.cut.explain(c.master); why != "" && do != "" && v.Do == "" && (v.Full || !v.Known) {

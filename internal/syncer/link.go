@@ -280,13 +280,14 @@ func (l *Link) failed(err error, now time.Time) time.Duration {
 	if errors.As(err, &wait) {
 		l.tries = 0 // it answers: the next trouble is another one
 		l.phase(Waiting, "for its rebirth: "+wait.Why, time.Time{})
-		l.change(func(s *Status) { s.LastError, s.LastHint, s.LastErrorAt = "", wait.Do, now })
+		l.change(func(s *Status) { s.Rebirth, s.LastError, s.LastHint, s.LastErrorAt = wait.Why, "", wait.Do, now })
 		if wait.Why != l.said {
 			l.said, l.saidAt = wait.Why, now
 			l.log.Warn("the source waits for its rebirth", "master", l.o.Address, "why", wait.Why, "hint", wait.Do)
 		}
 		return rebirthEvery
 	}
+	l.change(func(s *Status) { s.Rebirth = "" })
 	l.note(err, now)
 	longest := 30 * time.Second
 	var refusal *RefusalError

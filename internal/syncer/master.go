@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,8 @@ type Master struct {
 
 	Uptime time.Duration // of its process, to the second
 	Keys   map[int]int64 // by database; nil where it wasn't told
+
+	Replicas []string // host:port of those that are attached to it, as they announce themselves
 
 	// From CONFIG GET, where that is permitted.
 	ReplTimeout time.Duration
@@ -84,6 +87,13 @@ func (m *Master) info(text string) {
 	number("repl_backlog_size", &m.BacklogSize)
 	if v := field["loading"]; v != "" {
 		m.Loading = v == "1"
+	}
+	for name, value := range field {
+		if rest, ok := strings.CutPrefix(value, "ip="); ok && strings.HasPrefix(name, "slave") {
+			host, rest, _ := strings.Cut(rest, ",port=")
+			port, _, _ := strings.Cut(rest, ",")
+			m.Replicas = append(m.Replicas, net.JoinHostPort(host, port))
+		}
 	}
 	if field["repl_backlog_active"] == "0" {
 		m.BacklogLen, m.BacklogFirst = 0, 0

@@ -48,17 +48,19 @@ func (c *conn) rebirth(ctx context.Context) error {
 	if c.l.o.Follower == nil || c.master.Role != "slave" {
 		return nil
 	}
-	for _, section := range []string{"persistence", "keyspace"} {
-		r, err := c.ask(stageInfo, "INFO", section)
-		if err != nil {
-			return err
-		}
-		if r.isError {
-			return c.refused(stageInfo, r.text)
-		}
-		c.master.info(r.text)
+	r, err := c.ask(stageInfo, "INFO", "persistence")
+	if err != nil {
+		return err
 	}
-	f := Follower{Remote: c.nc.RemoteAddr().String(), Upstream: c.master.Upstream, ReplID: c.master.ReplID, Offset: -1, Loading: c.master.Loading, Keys: c.master.Keys}
+	if r.isError {
+		return c.refused(stageInfo, r.text)
+	}
+	c.master.info(r.text)
+	keys := int64(0)
+	for _, n := range c.master.Keys {
+		keys += n
+	}
+	f := Follower{Remote: c.nc.RemoteAddr().String(), Upstream: c.master.Upstream, ReplID: c.master.ReplID, Offset: -1, Loading: c.master.Loading, Keys: keys}
 	if r, err := c.ask(stageRole, "ROLE"); err != nil {
 		return err
 	} else if r.isError {
@@ -73,13 +75,14 @@ func (c *conn) rebirth(ctx context.Context) error {
 	if err != nil || fate != Promote {
 		return err
 	}
-	r, err := c.ask(stagePromote, "REPLICAOF", "NO", "ONE")
+	r, err = c.ask(stagePromote, "REPLICAOF", "NO", "ONE")
 	if err != nil {
 		return err
 	}
 	if r.isError {
 		return c.refused(stagePromote, r.text)
 	}
+	c.l.change(func(s *Status) { s.Promoted++ })
 	c.l.log.Warn("the source is reborn: it is the master again", "master", c.master.Addr, "offset", int64(f.Offset), "replid", string(f.ReplID))
 	c.master, c.unready = Master{Addr: c.master.Addr, OutputLimit: -1, Reborn: true}, nil
 	if err := c.inquire(); err != nil {

@@ -29,6 +29,9 @@ type Status struct {
 	Why   string    // what Waiting is for
 	Until time.Time // when Waiting ends, zero if that isn't known
 
+	// Rebirth is why the server, which is our replica, is not promoted; "" while it is none.
+	Rebirth string
+
 	Master    Master    // as it was at the last handshake that got so far
 	Remote    string    // ip:port that the present connection goes to, "" without one
 	Connected time.Time // when the present connection was made, zero without one
@@ -42,7 +45,8 @@ type Status struct {
 
 	FullResyncs    int64 // begun since New
 	PartialResyncs int64
-	Rebirths       int64 // of the partial resyncs, those with a server that we had promoted
+	Promoted       int64     // servers that we have made the master
+	Rebirths       int64     // of the partial resyncs, those with a server that we had promoted
 	NextFullResync time.Time // when the budget allows one; in the past: now
 
 	LastError   string // "" if there was none

@@ -21,6 +21,8 @@ type SourceStatus struct {
 	Durable        int64  `json:"durable"`
 	FullResyncs    int64  `json:"full_resyncs"`
 	PartialResyncs int64  `json:"partial_resyncs"`
+	Rebirths       int64  `json:"rebirths"`
+	Why            string `json:"why"`
 	LastSnapshot   *Place `json:"last_snapshot"`
 	Spool          struct {
 		Bytes    int64 `json:"bytes"`

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/rebirth"
+)
+
+func (a *app) promoteCommand() *cobra.Command {
+	var name string
+	var empty, latest bool
+	cmd := &cobra.Command{
+		Use:   "promote",
+		Short: "Let a source that waits to be reborn start from nothing, or from what there is",
+		Long: `Let a source that waits to be reborn go on. A server that was started as a replica of the relay gets
+its data and becomes the master by itself, where it is certain that this is right. Where it isn't it
+waits, refuses writes, and "offloader status" says why. Then this is the word:
+
+  --empty   it becomes the master with no data: for a first start, or to give up what is archived
+  --latest  it becomes the master with what there is: also where another server may be ahead or a
+            master; where the newest timeline is suspect, with the one before it
+
+The daemon is asked by the socket in its spool.
+
+Exit codes: 0 it is the master; 1 failed; 2 wrong usage or configuration.`,
+		Example: "  offloader promote --source cache --empty\n  offloader promote --latest",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			order := rebirth.Latest
+			switch {
+			case empty == latest:
+				return usagef("--empty starts from nothing, --latest from what there is", "say one of --empty and --latest")
+			case empty:
+				order = rebirth.Empty
+			}
+			spool, _, err := a.whereDaemonIs()
+			if err != nil {
+				return err
+			}
+			if spool == "" {
+				spool = config.DefaultSpool
+			}
+			if name == "" {
+				if name, err = onlySource(cmd.Context(), spool); err != nil {
+					return err
+				}
+			}
+			return a.promote(cmd.Context(), spool, name, order)
+		},
+	}
+	a.sourceFlag(cmd, &name)
+	cmd.Flags().BoolVar(&empty, "empty", false, "start from nothing")
+	cmd.Flags().BoolVar(&latest, "latest", false, "start from what there is")
+	return cmd
+}
+
+func (a *app) promote(ctx context.Context, spool, source string, order rebirth.Order) error {
+	client := httpapi.ClientIn(spool)
+	client.Timeout = 0 // it takes as long as it takes
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://offloader/api/v1/sources/"+url.PathEscape(source)+"/promote/"+string(order), http.NoBody)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return &noDaemonError{"on the spool " + spool, reason(err)}
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		return err
+	}
+	switch text := strings.TrimSpace(string(body)); response.StatusCode {
+	case http.StatusOK:
+		return a.term.print("%s is the master again", source)
+	case http.StatusNotFound:
+		return usagef("`offloader status` names them", "%s: %q", text, source)
+	default:
+		return errors.New(text)
+	}
+}

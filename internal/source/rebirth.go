@@ -1,0 +1,120 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
+	"github.com/offloader/offloader/internal/syncer"
+)
+
+// End is where what is archived ends: what a source is reborn to.
+type End struct {
+	Timeline string // "": nothing is archived
+	ReplID   stream.ReplID
+	Offset   stream.Offset // the last durable boundary
+	Suspect  string        // why the newest timeline is suspect; "": it is not
+}
+
+// End looks where the archive ends: the spool's newest timeline, or, where the spool holds nothing, where
+// the stores end. It fails where a store that may know more doesn't answer.
+func (s *Source) End(ctx context.Context) (End, error) {
+	s.mu.Lock()
+	noAnswer, noLost := s.noAnswer, s.noLost
+	s.mu.Unlock()
+	if err := errors.Join(noAnswer, noLost); err != nil {
+		return End{}, err
+	}
+	timeline, h, ok := s.Head()
+	if !ok {
+		return End{}, nil
+	}
+	cat, err := s.Catalog(ctx)
+	if err != nil {
+		return End{}, err
+	}
+	e := End{Timeline: timeline, ReplID: h.ReplID, Offset: h.Durable}
+	if t := cat.Timeline(timeline); t != nil && t.Suspect() {
+		e.Suspect = why(t)
+	}
+	return e, nil
+}
+
+// why is the reason that the newest suspect event gives.
+func why(t *archive.Timeline) (cause string) {
+	for _, e := range t.Events {
+		if e.Kind == archive.EventSuspect && e.Damage == nil {
+			cause = e.Cause
+		}
+	}
+	return cause
+}
+
+// Revive has what is archived end where the newest timeline does that is not suspect: that is what
+// replicas are given from here on, and a master that has it begins a branch there.
+func (s *Source) Revive(ctx context.Context) error {
+	cat, err := s.Catalog(ctx)
+	if err != nil {
+		return err
+	}
+	end, err := s.storeEnd(ctx, cat, func(t *archive.Timeline) bool { return !t.Suspect() })
+	if err != nil {
+		return err
+	}
+	if end == nil {
+		return errors.New("there is no timeline that is not suspect and can be restored")
+	}
+	s.log.Warn("going back to before what is suspect, as was said", "timeline", end.timeline, "offset", end.at.Offset)
+	s.mu.Lock()
+	s.revive = end
+	s.mu.Unlock()
+	return nil
+}
+
+// Hurry ends a pause of the link: the source has shown that it is there.
+func (s *Source) Hurry() {
+	s.mu.Lock()
+	link := s.link
+	s.mu.Unlock()
+	if link != nil {
+		link.Hurry()
+	}
+}
+
+// Ends tells whether an offset is the last durable boundary.
+func (s *Source) Ends(at stream.Offset) bool {
+	_, h, ok := s.Head()
+	return ok && h.Durable == at
+}
+
+// Link is what the link is doing.
+func (s *Source) Link() (st syncer.Status) {
+	s.mu.Lock()
+	link := s.link
+	s.mu.Unlock()
+	if link != nil {
+		st = link.Status()
+	}
+	return st
+}
+
+// Port is the one that the master is told.
+func (s *Source) Port() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.port
+}
+
+// standsIn is the head of what no spool holds: the stores give all of it, and it grows no more.
+func standsIn(p *resumePoint) (timeline string, h spool.Head, ok bool) {
+	return p.timeline, spool.Head{Trimmed: math.MaxInt64, Durable: p.at.Offset, ReplID: p.id}, true
+}
+
+// revived is the branch to ask for where an operator has had the archive go back.
+func revived(p resumePoint) branchPoint {
+	return branchPoint{resumePoint: p, reason: fmt.Sprintf("promote --latest: what came after %s is suspect", p.timeline)}
+}
