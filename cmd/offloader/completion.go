@@ -48,11 +48,8 @@ func (a *app) helpCommand() *cobra.Command {
 			about, root := cmd.Root(), cmd.Root()
 			for _, name := range args {
 				next, _, err := about.Find([]string{name})
-				switch {
-				case err != nil || next == about:
+				if err != nil || next == about {
 					return a.unknownCommand(root, name)
-				case next.Hidden:
-					return notYet(name)
 				}
 				about = next
 			}

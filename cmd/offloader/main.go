@@ -94,9 +94,6 @@ func (a *app) commands() []*cobra.Command {
 	}
 }
 
-// laterCommands are words of the design that this version doesn't have.
-var laterCommands []string
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends us at once
@@ -156,9 +153,6 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "print data as JSON")
 	cobra.EnableCommandSorting = false
 	root.AddCommand(a.commands()...)
-	for _, name := range laterCommands {
-		root.AddCommand(laterCommand(name))
-	}
 	root.SetHelpCommand(a.helpCommand())
 	return root
 }
@@ -167,14 +161,6 @@ func (a *app) root() *cobra.Command {
 const exitCodes = `
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 the point can't be restored;
 4 the archive is damaged.`
-
-// laterCommand takes whatever follows it: with or without flags, the answer is the same.
-func laterCommand(name string) *cobra.Command {
-	return &cobra.Command{
-		Use: name, Hidden: true, DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error { return notYet(name) },
-	}
-}
 
 // laterFlags gives a command flags that it is going to have: hidden, and an error when used.
 func laterFlags(cmd *cobra.Command, names ...string) {

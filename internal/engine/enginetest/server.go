@@ -48,7 +48,8 @@ type Server struct {
 }
 
 // Start starts an engine with an empty dataset, no persistence and a folder of its own, and
-// returns when it answers. args are options as on its command line, and win over ours.
+// returns when it answers. args are options as on its command line, behind its configuration file if it
+// has one, and win over ours.
 func Start(t TB, kind Kind, args ...string) *Server {
 	t.Helper()
 	return start(t, kind, t.TempDir(), emptyBoot, args)
@@ -136,6 +137,9 @@ func (s *Server) launch(args []string) error {
 	options := []string{
 		"--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir, "--daemonize", "no",
 		"--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes",
+	}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "--") { // its file comes before all options
+		options, args = append([]string{args[0]}, options...), args[1:]
 	}
 	cmd := exec.Command(s.kind.Tool("server"), slices.Concat(options, args)...)
 	cmd.Stdout, cmd.Stderr = log, log
