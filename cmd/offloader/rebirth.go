@@ -109,7 +109,7 @@ func here(host string) bool {
 // others asks those who followed the source, or follow the relay, what they are. Where nobody listens any
 // more, nobody is a master.
 func (k *keeper) others(ctx context.Context, except string, replicas []relay.Replica) []rebirth.Server {
-	known := slices.Clone(k.current().Link().Master.Replicas)
+	known := k.current().Replicas()
 	for _, r := range replicas {
 		if r.State != relay.Away || time.Since(r.Since.Go()) < remembered {
 			known = append(known, r.Address)

@@ -57,6 +57,7 @@ type memory struct {
 	From      stream.Offset   `json:"from"` // a boundary at or before Known.Offset, from where on the stream is searched for what empties it
 	IDs       []stream.ReplID `json:"ids"`  // the timeline's, the last one last
 	Suspicion *Suspicion      `json:"suspicion,omitempty"`
+	Replicas  []string        `json:"replicas,omitempty"` // that followed the master then, host:port as they announce themselves
 }
 
 // open reads what an earlier daemon has left of the timeline t, the newest; nil for none.
@@ -142,7 +143,7 @@ func (g *guard) save(now time.Time) {
 func (m memory) differs(kept memory, after time.Duration) bool {
 	was, is := kept.Known.Total(), m.Known.Total()
 	switch {
-	case m.Timeline != kept.Timeline, !slices.Equal(m.IDs, kept.IDs), m.Suspicion != kept.Suspicion, m.Known.RunID != kept.Known.RunID:
+	case m.Timeline != kept.Timeline, !slices.Equal(m.IDs, kept.IDs), m.Suspicion != kept.Suspicion, m.Known.RunID != kept.Known.RunID, !slices.Equal(m.Replicas, kept.Replicas):
 		return true
 	case was == is: // what is searched for what emptied it shall not grow
 		return m.From != kept.From && after >= saveEvery
@@ -220,6 +221,7 @@ type look struct {
 	connected time.Time // the link's connection
 	from      stream.Offset
 	known     amnesia.Known
+	replicas  []string
 }
 
 // watch asks the master every second how much it holds, for as long as its link streams.
@@ -247,7 +249,7 @@ func (s *Source) watch(ctx context.Context) error {
 			continue
 		}
 		if last != nil && last.connected.Equal(st.Connected) {
-			s.guard.change(last.timeline, func(m *memory) { m.Known, m.From = last.known, last.from })
+			s.guard.change(last.timeline, func(m *memory) { m.Known, m.From, m.Replicas = last.known, last.from, last.replicas })
 		}
 		if last = nil; now.Before(next) {
 			continue
@@ -276,6 +278,8 @@ func (s *Source) lookAtMaster(ctx context.Context, w *syncer.Watch, cur *spool.T
 		return nil, "what answers INFO has another replication id than the link"
 	}
 	l.known = amnesia.Known{Keys: m.Keys, Offset: m.Offset, Time: stream.TimeOf(time.Now()), RunID: m.RunID}
+	slices.Sort(m.Replicas)
+	l.replicas = m.Replicas
 	return &l, ""
 }
 

@@ -102,6 +102,12 @@ func (s *Source) Link() (st syncer.Status) {
 	return st
 }
 
+// Replicas are those that followed the master when it was last asked, as they announce themselves.
+func (s *Source) Replicas() []string {
+	m, _ := s.guard.get()
+	return append(s.Link().Master.Replicas, m.Replicas...)
+}
+
 // Port is the one that the master is told.
 func (s *Source) Port() int {
 	s.mu.Lock()

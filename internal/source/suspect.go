@@ -189,7 +189,7 @@ type newborn struct {
 
 // judge tells why a timeline that begins now is suspect, nil if it isn't.
 func (s *Source) judge(p *past, n newborn, now time.Time) *Suspicion {
-	if p == nil {
+	if p == nil || n.m.Reborn { // what it holds is what we gave it, or nothing where that was the word
 		return nil
 	}
 	sus := &Suspicion{Time: stream.TimeOf(now), Before: p.timeline, Keys: archive.Sizes{Before: p.known.Total(), Now: n.keys}}
