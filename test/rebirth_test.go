@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/store/s3test"
 	"github.com/offloader/offloader/test/blackbox"
 	"github.com/offloader/offloader/test/workload"
 )
@@ -31,13 +32,19 @@ type mortal struct {
 
 func newMortal(t *testing.T, kind enginetest.Kind, args ...string) *mortal {
 	t.Helper()
+	return newMortalOn(t, kind, "{type: disk, path: $DIR/archive}", args...)
+}
+
+// newMortalOn is newMortal with another store.
+func newMortalOn(t *testing.T, kind enginetest.Kind, store string, args ...string) *mortal {
+	t.Helper()
 	m := &mortal{port: enginetest.FreePort(t), dir: t.TempDir()}
 	m.Server = enginetest.Start(t, kind, append(args, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.port), "--replica-serve-stale-data", "no")...)
 	m.d = blackbox.StartWith(t, m.dir, fmt.Sprintf(`
 sources: [{name: cache, address: %q, relay: {listen: "127.0.0.1:%d"}}]
 spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
-stores: [{type: disk, path: $DIR/archive}]
-`, m.Addr(), m.port))
+stores: [%s]
+`, m.Addr(), m.port, store))
 	m.waits("nothing is archived")
 	require.True(t, strings.HasPrefix(fmt.Sprint(m.error("GET", "k")), "MASTERDOWN"), "before there is data clients get an error")
 	m.d.Do("promote", "--empty")
@@ -60,7 +67,7 @@ func (m *mortal) reborn(n int64) blackbox.SourceStatus {
 	return m.d.Until("cache", "it is reborn", func(s blackbox.SourceStatus) bool { return s.Rebirths >= n && s.State == "streaming" })
 }
 
-// still has nothing expire for an hour, and gives the digest of all that was acknowledged.
+// still has nothing expire for an hour, and gives the digest of what is durable then.
 func (m *mortal) still(t *testing.T) string {
 	t.Helper()
 	const stay = `
@@ -75,7 +82,7 @@ func (m *mortal) still(t *testing.T) string {
 			return err == nil && expired == 0 // those that are not deleted yet are in the digest
 		}, 20*time.Second, 20*time.Millisecond)
 	}
-	acknowledged(t, m.Server, 1)
+	m.d.Durable("cache", m.Offset())
 	return m.Digest()
 }
 
@@ -155,7 +162,9 @@ func TestRebirthUnderLoad(t *testing.T) {
 			writers.Wait()
 			m.Restart()
 			m.reborn(n + 1)
-			require.Equal(t, strconv.Itoa(confirmed), m.Do("GET", fmt.Sprint("n:", confirmed)))
+			if confirmed > 0 {
+				require.Equal(t, strconv.Itoa(confirmed), m.Do("GET", fmt.Sprint("n:", confirmed)))
+			}
 			var all []string
 			for k := range 200 {
 				all = append(all, fmt.Sprint("tx:", k))
@@ -171,6 +180,7 @@ func TestRebirthUnderLoad(t *testing.T) {
 				require.Equal(t, m.Digest(), m.d.Restore("--offset", strconv.FormatInt(at, 10)).Boot(kind).Digest())
 			}
 		}
+		require.Positive(t, confirmed)
 		for i := 1; i <= confirmed; i++ {
 			require.EqualValues(t, 1, m.Do("EXISTS", fmt.Sprint("n:", i)), "n:%d was confirmed", i)
 		}
@@ -250,6 +260,9 @@ func TestRebirthNeverTwoMasters(t *testing.T) {
 		working(t, m.Server, 200)
 		same(t, m.Server, other)
 		digest := m.still(t)
+		m.d.Until("cache", "the other is known", func(s blackbox.SourceStatus) bool {
+			return s.Known != nil && slices.Contains(s.Known.Replicas, other.Addr())
+		})
 
 		m.d.Kill() // it sees nothing of what comes
 		m.Do("SET", "ahead", "1")
@@ -300,29 +313,82 @@ func TestRebirthWithItsOwnFile(t *testing.T) {
 }
 
 // TestRebirthWaitsForAStore: what is archived can't be known while the store is away: nothing is promoted, and
-// when it is back it goes on by itself.
+// when it is back it goes on by itself. So it is where the store dies in the middle.
 func TestRebirthWaitsForAStore(t *testing.T) {
 	t.Parallel()
 	kind := enginetest.Any(t)
-	m := newMortal(t, kind)
-	m.Do("SET", "k", "v")
-	digest := m.still(t)
-	end := m.Offset()
-	m.d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
-	m.d.Kill()
-	m.Kill()
-	require.NoError(t, os.RemoveAll(filepath.Join(m.dir, "spool")))
-	archive, away := filepath.Join(m.dir, "archive"), filepath.Join(m.dir, "away")
-	require.NoError(t, os.Rename(archive, away))
-	require.NoError(t, os.WriteFile(archive, nil, 0o600)) // no folder: it can't be listed
-	m.d.Restart()
-	m.Restart()
-	s := m.d.Until("cache", "it waits for the store", func(s blackbox.SourceStatus) bool { return s.State == "waiting" && s.Error != "" })
-	require.Contains(t, s.Why, "store")
-	time.Sleep(2 * time.Second)
-	require.Equal(t, "slave", m.Info("replication")["role"])
-	require.NoError(t, os.Remove(archive))
-	require.NoError(t, os.Rename(away, archive))
-	m.reborn(1)
-	require.Equal(t, digest, m.Digest())
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("spool lost: %v", lost), func(t *testing.T) {
+			service := s3test.Start(t, s3test.VersityGW)
+			m := newMortalOn(t, kind, onS3(t, service.Endpoint(), service.Bucket(s3test.Plain)))
+			m.Do("SET", "k", strings.Repeat("v", 3<<20))
+			digest := m.still(t)
+			end := m.Offset()
+			m.d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
+			m.Kill()
+			if lost {
+				m.d.Kill()
+				require.NoError(t, os.RemoveAll(filepath.Join(m.dir, "spool")))
+				m.d.Restart()
+			}
+			service.Kill()
+			m.Restart()
+			m.d.Until("cache", "it waits for the store", func(s blackbox.SourceStatus) bool {
+				return s.State == "waiting" && (strings.Contains(s.Why, "not known") || strings.Contains(s.Why, "a store"))
+			})
+			require.Equal(t, "slave", m.Info("replication")["role"])
+			require.Error(t, m.error("SET", "k", "v"))
+			service.Restart()
+			m.reborn(1)
+			require.Equal(t, digest, m.Digest())
+		})
+	}
+}
+
+// TestRebirthOfWhatIsSuspect: started once without the option the master came back empty, and clients have written.
+// Now it is started with it: nothing is promoted until somebody has decided.
+func TestRebirthOfWhatIsSuspect(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		for _, word := range []string{"promote", "release"} {
+			t.Run(word, func(t *testing.T) {
+				m := newMortal(t, kind)
+				working(t, m.Server, 300)
+				good := m.still(t)
+				m.d.Until("cache", "it is known what it holds", func(s blackbox.SourceStatus) bool { return s.Known != nil && s.Known.Keys > 50 })
+				m.Kill()
+				m.Restart("--replicaof", "no one") // as if the option had been forgotten
+				m.Do("SET", "after", "the loss")
+				m.d.Until("cache", "it is suspect", func(s blackbox.SourceStatus) bool { return s.Suspect != nil && s.State == "streaming" })
+				bad := m.still(t)
+				m.Kill()
+				m.Restart()
+				s := m.waits("suspect")
+				require.Contains(t, s.Hint, "release")
+				require.Equal(t, "slave", m.Info("replication")["role"])
+				if word == "release" {
+					m.d.Do("release", "--source", "cache")
+					m.reborn(1)
+					require.Equal(t, bad, m.Digest())
+					return
+				}
+				m.d.Do("promote", "--latest")
+				m.reborn(1)
+				require.Equal(t, good, m.Digest())
+				m.Do("SET", "after", "all")
+				acknowledged(t, m.Server, 1)
+				require.Nil(t, m.d.Source("cache").Suspect)
+				require.Equal(t, m.still(t), m.d.Restore("--latest").Boot(kind).Digest())
+				lines := m.d.Timelines("cache")
+				require.Len(t, lines, 3)
+				require.Equal(t, lines[0].Name, lines[2].Parent.Timeline)
+				require.Equal(t, "0", m.Info("stats")["sync_full"])
+
+				m.Kill()
+				m.Restart()
+				m.reborn(2)
+				require.Equal(t, "all", m.Do("GET", "after"))
+			})
+		}
+	})
 }

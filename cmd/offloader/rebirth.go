@@ -30,7 +30,7 @@ const (
 // follower gathers what is known when the server at the source's address turns out to be a replica, and
 // has it decided what becomes of it. The link asks, between the server's ROLE and what follows.
 func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, error) {
-	l, src := k.listener(), k.current()
+	l := k.listener()
 	if l == nil {
 		return syncer.Upstream, nil // nobody can follow us
 	}
@@ -42,22 +42,14 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 	if !ours {
 		return syncer.Upstream, nil
 	}
-	k.mu.Lock()
-	order := k.order
-	k.mu.Unlock()
-	facts := rebirth.Facts{
-		Source: k.want.Name, Order: order,
-		Engine: rebirth.Engine{
-			ReplID: f.ReplID, Up: f.State == "connected", At: f.Offset, Keys: f.Keys, Loading: f.Loading,
-			Attached: r.State != relay.Away, Copying: r.State == relay.Copying, Acked: r.Offset,
-		},
-		Others: func() []rebirth.Server { return k.others(ctx, r.Address, replicas) },
+	facts := k.facts(ctx, r.Address)
+	facts.Engine = rebirth.Engine{
+		ReplID: f.ReplID, Up: f.State == "connected", At: f.Offset, Keys: f.Keys, Loading: f.Loading,
+		Attached: r.State != relay.Away, Copying: r.State == relay.Copying, Acked: r.Offset,
 	}
-	end, err := src.End(ctx)
-	facts.Unread, facts.Timeline, facts.ReplID, facts.End, facts.Suspect = err, end.Timeline, end.ReplID, end.Offset, end.Suspect
 	v := rebirth.Judge(facts)
 	k.mu.Lock()
-	if k.order == order {
+	if k.order == facts.Order {
 		k.verdict = v
 	}
 	k.mu.Unlock()
@@ -65,6 +57,46 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 		return syncer.Promote, nil
 	}
 	return 0, &syncer.RebirthError{Master: k.want.Address, Why: v.Why, Do: v.Do}
+}
+
+// facts are those that are not the engine's own.
+func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
+	k.mu.Lock()
+	order := k.order
+	k.mu.Unlock()
+	end, err := k.current().End(ctx)
+	return rebirth.Facts{
+		Source: k.want.Name, Order: order,
+		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect,
+		Others: func() []rebirth.Server { return k.others(ctx, engine) },
+	}
+}
+
+// admit keeps the source's own engine from getting data while it must not become the master.
+func (k *keeper) admit(ctx context.Context, address string) *relay.LaterError {
+	if !k.atSource(ctx, address) {
+		return nil
+	}
+	if v := rebirth.Feed(k.facts(ctx, address)); !v.Promote {
+		return &relay.LaterError{Why: v.Why}
+	}
+	return nil
+}
+
+// atSource tells whether a replica announces itself at the source's address, which is resolved anew each time.
+func (k *keeper) atSource(ctx context.Context, address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	name, at, _ := net.SplitHostPort(k.want.Address)
+	if err != nil || port != at {
+		return false
+	}
+	if host == name {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	all, err := net.DefaultResolver.LookupHost(ctx, name)
+	return err == nil && slices.Contains(all, host)
 }
 
 // whoIs finds the server among the relay's replicas: it is the one that comes from the address that the link
@@ -108,15 +140,19 @@ func here(host string) bool {
 
 // others asks those who followed the source, or follow the relay, what they are. Where nobody listens any
 // more, nobody is a master.
-func (k *keeper) others(ctx context.Context, except string, replicas []relay.Replica) []rebirth.Server {
+func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	known := k.current().Replicas()
+	var replicas []relay.Replica
+	if l := k.listener(); l != nil {
+		replicas = l.Replicas()
+	}
 	for _, r := range replicas {
 		if r.State != relay.Away || time.Since(r.Since.Go()) < remembered {
 			known = append(known, r.Address)
 		}
 	}
 	slices.Sort(known)
-	known = slices.DeleteFunc(slices.Compact(known), func(address string) bool { return address == except || address == k.want.Address || k.isUs(address) })
+	known = slices.DeleteFunc(slices.Compact(known), func(address string) bool { return address == except || address == k.want.Address })
 	answers := make([]*rebirth.Server, len(known))
 	var asked sync.WaitGroup
 	for i, address := range known {
@@ -131,7 +167,7 @@ func (k *keeper) others(ctx context.Context, except string, replicas []relay.Rep
 			if err == nil && !m.Permitted {
 				err = errors.New("INFO is not permitted")
 			}
-			if errors.Is(err, syscall.ECONNREFUSED) {
+			if errors.Is(err, syscall.ECONNREFUSED) || m.Name == "offloader" { // another archive can't become a master
 				return
 			}
 			answers[i] = &rebirth.Server{Address: address, Err: err, Master: m.Role == "master", ReplID: m.ReplID, At: m.Offset}
@@ -145,12 +181,6 @@ func (k *keeper) others(ctx context.Context, except string, replicas []relay.Rep
 		}
 	}
 	return all
-}
-
-// isUs tells whether an address is the one that we have announced to the source.
-func (k *keeper) isUs(address string) bool {
-	host, port, err := net.SplitHostPort(address)
-	return err == nil && port == fmt.Sprint(k.current().Port()) && (here(host) || k.want.Announce == address)
 }
 
 // heard is told when the source's engine may have come, and when it may have all.

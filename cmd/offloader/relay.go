@@ -26,6 +26,7 @@ func (k *keeper) serveReplicas(ctx context.Context) {
 	o := relay.Options{
 		Describe: func() relay.Info { return k.current().Describe() },
 		Archive:  from,
+		Admit:    k.admit,
 		Heard:    k.heard,
 		Login:    relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
 		TLS:      k.want.relay,

@@ -36,7 +36,7 @@ type Facts struct {
 	Suspect  string        // why it is suspect; "": it is not
 
 	Engine Engine
-	// Others are asked for when all else says that the engine may be promoted.
+	// Others are asked for when nothing else stands in the way.
 	Others func() []Server
 }
 
@@ -65,7 +65,7 @@ type Server struct {
 
 // Verdict says whether the engine is promoted, and if not, why, and what to do.
 type Verdict struct {
-	Promote bool
+	Promote bool // of Feed: it may have its data
 	Why, Do string
 }
 
@@ -76,24 +76,19 @@ func wait(do, why string, args ...any) Verdict {
 // Judge is the decision.
 func Judge(f Facts) Verdict {
 	e := f.Engine
-	overrule := "`offloader promote --source " + f.Source + " --latest` has it go on all the same"
+	ahead := e.ReplID == f.ReplID && e.At > f.End
 	switch {
 	case f.Order == Empty && e.Keys > 0:
 		return wait("leave --empty away, or take the data from the server first", "it holds %d keys, and was to start from nothing", e.Keys)
-	case f.Order == Empty:
+	case f.Order == Empty, f.Order == Latest && f.Unread == nil && f.Timeline != "" && ahead: // what there is includes what it has itself
 		return Verdict{Promote: true}
-	case f.Unread != nil:
-		return wait("it goes on by itself when that is over; `offloader promote --source "+f.Source+" --empty` gives up what is archived and starts from nothing",
-			"what is archived is not known: %v", f.Unread)
-	case f.Timeline == "":
-		return wait("at a first start: `offloader promote --source "+f.Source+" --empty`", "nothing is archived of it")
-	case f.Order == Latest && e.ReplID == f.ReplID && e.At > f.End:
-		return Verdict{Promote: true} // what there is includes what it has itself
-	case f.Suspect != "" && f.Order != Latest:
-		return wait("look at `offloader list`; `offloader release` takes what it holds for good, `offloader promote --source "+f.Source+" --latest` goes back to what was before",
-			"the newest timeline %s is suspect: %s", f.Timeline, f.Suspect)
-	case e.ReplID == f.ReplID && e.At > f.End:
-		return wait(overrule+", with what it holds", "it stands at offset %d, and only what is before %d is durable here", e.At, f.End)
+	}
+	if v := Feed(f); !v.Promote {
+		return v
+	}
+	switch {
+	case ahead:
+		return wait(f.overrule()+", with what it holds", "it stands at offset %d, and only what is before %d is durable here", e.At, f.End)
 	case e.Loading:
 		return wait("", "it loads the snapshot")
 	case !e.Attached:
@@ -102,18 +97,40 @@ func Judge(f Facts) Verdict {
 		return wait("", "it gets a full copy")
 	case !e.Up || e.ReplID != f.ReplID || e.At != f.End || e.Acked != f.End:
 		return wait("", "it is at offset %d of %d", max(0, min(e.At, e.Acked)), f.End)
+	}
+	return Verdict{Promote: true}
+}
+
+// Feed is the part of the decision that is made before the engine gets any data: while another server may be the
+// master, or is ahead, that would have the engine take their place for those who follow it, and a replica of
+// its own that has more would lose it (it would get a full copy of less).
+func Feed(f Facts) Verdict {
+	switch {
+	case f.Unread != nil:
+		return wait("it goes on by itself when that is over; `offloader promote --source "+f.Source+" --empty` gives up what is archived and starts from nothing",
+			"what is archived is not known: %v", f.Unread)
+	case f.Timeline == "":
+		return wait("at a first start: `offloader promote --source "+f.Source+" --empty`", "nothing is archived of it")
 	case f.Order == Latest:
 		return Verdict{Promote: true}
+	case f.Suspect != "":
+		return wait("look at `offloader list`; `offloader release` takes what it holds for good, `offloader promote --source "+f.Source+" --latest` goes back to what was before",
+			"the newest timeline %s is suspect: %s", f.Timeline, f.Suspect)
 	}
 	for _, o := range f.Others() {
 		switch {
 		case o.Err != nil:
-			return wait("see what "+o.Address+" is; "+overrule, "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
+			return wait("see what "+o.Address+" is; "+f.overrule(), "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
 		case o.Master:
-			return wait("have one of the two follow the other, or name that one as the source; "+overrule, "%s, which was its replica, is a master now", o.Address)
+			return wait("have one of the two follow the other, or name that one as the source; "+f.overrule(), "%s, which was its replica, is a master now", o.Address)
 		case o.ReplID == f.ReplID && o.At > f.End:
-			return wait("promote that one, and name it as the source; "+overrule+", without these", "replica %s has %d bytes more than are durable here", o.Address, o.At-f.End)
+			return wait("promote that one, and name it as the source; "+f.overrule()+", without these", "replica %s has %d bytes more than are durable here", o.Address, o.At-f.End)
 		}
 	}
 	return Verdict{Promote: true}
+}
+
+// overrule is the word that decides where this can't.
+func (f Facts) overrule() string {
+	return "`offloader promote --source " + f.Source + " --latest` has it go on all the same"
 }

@@ -63,6 +63,8 @@ type Options struct {
 	Login    Login        // of those who connect
 	TLS      *tls.Config  // nil for plain connections
 	Logger   *slog.Logger // nil: silent
+	// Admit says no to a replica that is to get nothing yet; nil: all do.
+	Admit func(ctx context.Context, address string) *LaterError
 	// Heard is told of each replica that comes, with -1, and of each acknowledgement; nil: nobody is.
 	Heard func(address string, acked stream.Offset)
 }
@@ -90,6 +92,9 @@ func Listen(addr string, o Options) (*Listener, error) {
 	}
 	if o.Describe == nil {
 		o.Describe = func() Info { return Info{} }
+	}
+	if o.Admit == nil {
+		o.Admit = func(context.Context, string) *LaterError { return nil }
 	}
 	if o.Heard == nil {
 		o.Heard = func(string, stream.Offset) {}

@@ -89,6 +89,9 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 	}
 	defer func() { book.leave(address, time.Now()) }()
 	p.l.o.Heard(address, -1)
+	if later := p.l.o.Admit(ctx, address); later != nil {
+		return p.putOff(address, later)
+	}
 
 	if id, err := stream.ParseReplID(c[1]); err == nil && at > 0 {
 		s, err := p.l.o.Archive.Continue(ctx, id, stream.Offset(at-1))

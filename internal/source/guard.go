@@ -278,8 +278,8 @@ func (s *Source) lookAtMaster(ctx context.Context, w *syncer.Watch, cur *spool.T
 		return nil, "what answers INFO has another replication id than the link"
 	}
 	l.known = amnesia.Known{Keys: m.Keys, Offset: m.Offset, Time: stream.TimeOf(time.Now()), RunID: m.RunID}
-	slices.Sort(m.Replicas)
-	l.replicas = m.Replicas
+	l.replicas = slices.DeleteFunc(m.Replicas, s.isUs)
+	slices.Sort(l.replicas)
 	return &l, ""
 }
 

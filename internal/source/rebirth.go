@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
+	"slices"
+	"strconv"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
@@ -105,14 +108,19 @@ func (s *Source) Link() (st syncer.Status) {
 // Replicas are those that followed the master when it was last asked, as they announce themselves.
 func (s *Source) Replicas() []string {
 	m, _ := s.guard.get()
-	return append(s.Link().Master.Replicas, m.Replicas...)
+	return slices.Concat(m.Replicas, slices.DeleteFunc(slices.Clone(s.Link().Master.Replicas), s.isUs))
 }
 
-// Port is the one that the master is told.
-func (s *Source) Port() int {
+// isUs tells whether a replica of the master is this daemon: by the port that it was told, which no other replica
+// has unless it is a configured one.
+func (s *Source) isUs(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if a := s.o.Link.Announce; a.Port > 0 {
+		return err == nil && host == a.Host && port == strconv.Itoa(a.Port)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.port
+	return err == nil && port == strconv.Itoa(s.port)
 }
 
 // standsIn is the head of what no spool holds: the stores give all of it, and it grows no more.

@@ -66,7 +66,7 @@ type Known struct {
 	By     string        `json:"by"`             // info: the master told; snapshot: an RDB was counted
 	Weak   string        `json:"weak,omitempty"` // why the master can't be asked now
 
-	Replicas []string `json:"replicas"` // that followed it then, as they announce themselves; we are among them
+	Replicas []string `json:"replicas"` // that followed it then, as they announce themselves
 }
 
 // Moment is a point that can be restored.

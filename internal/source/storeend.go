@@ -103,6 +103,13 @@ func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 			errs = append(errs, err)
 			continue
 		}
+		// A timeline that can't be looked into because the store has gone meanwhile is not there, and may be the
+		// newest. One that is damaged stays so.
+		for _, problem := range cat.Problems {
+			if !errors.As(problem, new(*archive.DamageError)) {
+				errs = append(errs, problem)
+			}
+		}
 		s.holds(sh.n, stale.Of(cat))
 		if all == nil {
 			all = cat

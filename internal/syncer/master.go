@@ -17,6 +17,7 @@ import (
 type Master struct {
 	Addr      string
 	Permitted bool   // INFO was answered
+	Name      string // what it calls itself: "valkey", "offloader"; redis says nothing
 	Engine    string // "redis" or "valkey"
 	Version   string // "9.1.2"
 	RunID     string
@@ -69,6 +70,7 @@ func (m *Master) info(text string) {
 	if v := field["valkey_version"]; v != "" {
 		m.Engine, m.Version = "valkey", v
 	}
+	set("server_name", &m.Name)
 	set("run_id", &m.RunID)
 	set("role", &m.Role)
 	if host := field["master_host"]; host != "" {

@@ -47,10 +47,11 @@ type SourceStatus struct {
 	Hint    string   `json:"hint"`
 	Suspect *Suspect `json:"suspect"`
 	Known   *struct {
-		Keys   int64  `json:"keys"`
-		Offset int64  `json:"offset"`
-		By     string `json:"by"`
-		Weak   string `json:"weak"`
+		Keys     int64    `json:"keys"`
+		Offset   int64    `json:"offset"`
+		By       string   `json:"by"`
+		Weak     string   `json:"weak"`
+		Replicas []string `json:"replicas"`
 	} `json:"known"`
 
 	Relay *struct {
