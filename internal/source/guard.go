@@ -25,7 +25,7 @@ import (
 const (
 	// guardFile keeps in the spool what the master is known to hold, so that a daemon that is restarted together
 	// with its master knows it. It is a cache: without it the newest snapshot tells.
-	guardFile = "keyspace.json"
+	guardFile  = "keyspace.json"
 	watchEvery = time.Second
 	// A look that failed is made again after a while: it costs nothing but exactness.
 	lookAgain = 10 * time.Second
