@@ -24,7 +24,7 @@ var rooms = []string{
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/crypt", "internal/archive", "internal/stale", "internal/mirror", "internal/store", "internal/export",
 	"internal/syncer", "internal/amnesia", "internal/relay", "internal/spool", "internal/source",
-	"internal/plan", "internal/replay", "internal/feed", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
+	"internal/rebirth", "internal/plan", "internal/replay", "internal/feed", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
 	"internal/check", "internal/config", "internal/heartbeat", "internal/httpapi",
 	"cmd/offloader",
 }
@@ -42,6 +42,7 @@ var strangers = [][2]string{
 	{"internal/spool", "internal/syncer"}, {"internal/spool", "internal/store"}, {"internal/syncer", "internal/archive"},
 	{"internal/source", "internal/store"}, {"internal/httpapi", "internal/config"}, {"internal/check", "internal/config"},
 	{"internal/config", "internal/store"},
+	{"internal/rebirth", "internal/source"}, {"internal/rebirth", "internal/relay"}, {"internal/rebirth", "internal/syncer"},
 }
 
 // TestImportsGoOneWay holds the order of docs/architecture.md.

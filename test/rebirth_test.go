@@ -39,9 +39,28 @@ func newMortal(t *testing.T, kind enginetest.Kind, args ...string) *mortal {
 func newMortalOn(t *testing.T, kind enginetest.Kind, store string, args ...string) *mortal {
 	t.Helper()
 	m := &mortal{port: enginetest.FreePort(t), dir: t.TempDir()}
-	m.Server = enginetest.Start(t, kind, append(args, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.port), "--replica-serve-stale-data", "no")...)
+	// As the drop-in for the unit has it.
+	product := "redis"
+	if kind.Valkey() {
+		product = "valkey"
+	}
+	dropIn, err := os.ReadFile("../configs/" + product + "-rebirth.conf")
+	require.NoError(t, err)
+	_, options, ok := strings.Cut(string(dropIn), "--daemonize no ")
+	require.True(t, ok)
+	options, _, _ = strings.Cut(options, "\n")
+	require.Contains(t, options, " 127.0.0.1 6390 ")
+	args = append(args, strings.Fields(strings.Replace(options, "6390", strconv.Itoa(m.port), 1))...)
+	// And as it is set: a user with the least rights for the daemon, and one that the relay knows.
+	acl, err := os.ReadFile("../configs/offloader.acl")
+	require.NoError(t, err)
+	users := filepath.Join(t.TempDir(), "users.acl")
+	text := strings.Replace(string(acl), "PASSWORD", "secret", 1) + "user default on nopass ~* &* +@all\n"
+	require.NoError(t, os.WriteFile(users, []byte(text), 0o600))
+	args = append(args, "--aclfile", users, "--masteruser", "replica", "--masterauth", "of the relay")
+	m.Server = enginetest.Start(t, kind, args...)
 	m.d = blackbox.StartWith(t, m.dir, fmt.Sprintf(`
-sources: [{name: cache, address: %q, relay: {listen: "127.0.0.1:%d"}}]
+sources: [{name: cache, address: %q, username: offloader, password: secret, relay: {listen: "127.0.0.1:%d", username: replica, password: "of the relay"}}]
 spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
 stores: [%s]
 `, m.Addr(), m.port, store))

@@ -129,6 +129,13 @@ func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, runnin
 		master.findings = append(master.findings, failed("master", err))
 	} else {
 		master.findings = check.Advise(master.facts, us)
+		if s.Relay != nil && master.facts.Info != nil {
+			if c, err := m.AskComeback(ctx, master.facts); err != nil {
+				master.findings = append(master.findings, failed("rebirth", err))
+			} else {
+				master.findings = append(master.findings, check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Password != "")...)
+			}
+		}
 	}
 	if c.Snapshots.Method == config.MethodReplica {
 		m.Address, m.Sample = c.Snapshots.Address, 0 // the rest is its master's

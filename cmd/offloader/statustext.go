@@ -161,10 +161,20 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 	} else if s.Relay != nil {
 		add("relay", "replicas attach to %s", s.Relay.Listen)
 	}
+	if p := s.Rebirth; p != nil {
+		by := "by a guess at the engine's speed"
+		if p.Measured {
+			by = "at the speed of its last"
+		}
+		add("rebirth", "would take about %s now, %s: a snapshot of %s, and %s of stream behind it", span(toDuration(p.Seconds)), by, size(p.Snapshot), size(p.Log))
+	}
 	for _, r := range s.Replicas {
 		add("replica", "%s %s since %s, acknowledged %s", r.Address, r.State, moment(r.Since, now), count(int64(r.Offset)))
 	}
 	resyncs := fmt.Sprintf("%d full, %d partial", s.FullResyncs, s.PartialResyncs)
+	if s.Rebirths > 0 {
+		resyncs += fmt.Sprintf(" (%s)", plural(s.Rebirths, "rebirth", "rebirths"))
+	}
 	if next := s.NextFullResync; next.Go().After(now) {
 		resyncs += "; the next full one not before " + moment(next, now)
 	}

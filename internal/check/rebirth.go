@@ -1,0 +1,130 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Comeback is what a master told of how it would come back if it died now.
+type Comeback struct {
+	Cluster   bool
+	Config    map[string]string // nil where CONFIG GET was refused
+	Replicaof string            // the words to a REPLICAOF that can't succeed, "" where they say that it may be said
+	Dump      string            // a dump.rdb that it would load, "" where there is none or it lies on another host
+}
+
+// comebackSettings are what is looked at.
+var comebackSettings = []string{"save", "appendonly", "replica-serve-stale-data", "dir", "dbfilename", "masterauth"}
+
+// AskComeback asks a master how it would come back. Nothing changes there.
+func (m Master) AskComeback(ctx context.Context, f *Facts) (*Comeback, error) {
+	line, err := m.dial(ctx)
+	if err != nil {
+		return nil, &ConnectError{m.Address, err, m.wayIn(err)}
+	}
+	client := m.client(line)
+	conn := client.Conn()
+	c, err := m.askComeback(ctx, conn, f)
+	return c, errors.Join(err, conn.Close(), client.Close())
+}
+
+func (m Master) askComeback(ctx context.Context, conn *redis.Conn, f *Facts) (*Comeback, error) {
+	if err := m.login(ctx, conn); err != nil {
+		return nil, &ConnectError{m.Address, err, m.wayIn(err)}
+	}
+	c := &Comeback{Cluster: f.Info["cluster_enabled"] == "1"}
+	for _, name := range comebackSettings {
+		got, err := conn.ConfigGet(ctx, name).Result()
+		if err != nil {
+			c.Config = nil
+			break
+		}
+		if c.Config == nil {
+			c.Config = map[string]string{}
+		}
+		for k, v := range got {
+			c.Config[k] = v
+		}
+	}
+	// No port is negative: it is refused before anything is done (replication.c: replicaofCommand).
+	if err := conn.Do(ctx, "REPLICAOF", "nobody.invalid", "-1").Err(); redis.HasErrorPrefix(err, "NOPERM") {
+		c.Replicaof = err.Error()
+	}
+	if dir, name := c.Config["dir"], c.Config["dbfilename"]; dir != "" && name != "" && local(m.Address) {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			c.Dump = path
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			return nil, err
+		}
+	}
+	return c, ctx.Err()
+}
+
+// local tells whether an address is this machine's.
+func local(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	all, err := net.InterfaceAddrs()
+	if ip == nil || err != nil {
+		return false
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// AdviseRebirth says whether a source that has a relay would be reborn, and what to change. relay is where the
+// relay listens, password whether it wants one.
+func AdviseRebirth(c *Comeback, user, relay string, password bool) []Finding {
+	var out findings
+	const name = "rebirth"
+	if user == "" {
+		user = "default"
+	}
+	kept := c.Config["save"] != "" || c.Config["appendonly"] == "yes"
+	switch {
+	case c.Cluster:
+		out.add(Fail, name, "what it held is restored by `offloader restore --to`, or into a replica of the same shard", "it is in cluster mode, where the engine refuses replicaof: it is archived and guarded, and not reborn")
+		return out
+	case c.Config == nil:
+		out.add(Warn, name, "grant +config|get", "the master doesn't tell its settings: whether it would be reborn isn't known")
+		return out
+	case c.Dump != "" && !kept:
+		out.add(Fail, name, "rm "+c.Dump, "%s is left beside save '': a restart loads it, and comes back as the master was then", c.Dump)
+	}
+	if c.Config["replica-serve-stale-data"] != "no" {
+		level, what := Fail, "a restart without it serves an empty master"
+		if kept {
+			level, what = Warn, "it comes back with what its own persistence holds"
+		}
+		host, port, _ := net.SplitHostPort(relay) // the configuration has checked it
+		out.add(level, name, "start it with --replicaof "+host+" "+port+" --replica-serve-stale-data no, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
+			"it was not started as a replica of the relay: %s", what)
+	}
+	if password && c.Config["masterauth"] == "" {
+		out.add(Fail, name, "CONFIG SET masterauth …, and in its configuration file (masteruser too where the relay has a username)", "the relay wants a password, and the master has none to give as its replica")
+	}
+	if c.Replicaof != "" {
+		out.add(Fail, name, "on the master: ACL SETUSER "+user+" +replicaof +role +info", "user %s may not promote it: %s", user, c.Replicaof)
+	}
+	if len(out) == 0 {
+		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", relay)
+	}
+	return out
+}

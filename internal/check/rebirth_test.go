@@ -1,0 +1,66 @@
+package check
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/engine/enginetest"
+)
+
+func comeback(t *testing.T, s *enginetest.Server, user string, password bool) []Finding {
+	t.Helper()
+	m := master(s, user)
+	m.Sample = time.Millisecond
+	f, err := m.Ask(t.Context())
+	require.NoError(t, err)
+	before := s.Info("replication")
+	c, err := m.AskComeback(t.Context(), f)
+	require.NoError(t, err)
+	require.Equal(t, before["role"], s.Info("replication")["role"], "nothing changes")
+	require.Equal(t, before["master_replid"], s.Info("replication")["master_replid"])
+	return AdviseRebirth(c, user, "10.0.0.9:6390", password)
+}
+
+// What stands in the way of a rebirth is found on a master that runs, and nothing changes there.
+func TestRebirthReadiness(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		says := func(list []Finding, level Level, words string) {
+			t.Helper()
+			for _, f := range named(list, "rebirth", level) {
+				if strings.Contains(f.Message+f.Hint, words) {
+					return
+				}
+			}
+			require.Fail(t, "not found", "%s %q in %+v", level, words, list)
+		}
+		s := enginetest.Start(t, kind)
+		list := comeback(t, s, "", true)
+		says(list, Fail, "serves an empty master")
+		says(list, Fail, "--replicaof 10.0.0.9 6390 --replica-serve-stale-data no")
+		says(list, Fail, "has none to give")
+		s.Do("CONFIG", "SET", "save", "3600 1")
+		says(comeback(t, s, "", false), Warn, "its own persistence")
+		s.Do("CONFIG", "SET", "save", "")
+
+		s.Do("CONFIG", "SET", "replica-serve-stale-data", "no")
+		s.Do("CONFIG", "SET", "masterauth", "secret")
+		says(comeback(t, s, "", true), OK, "comes back with all that is durable")
+		require.NoError(t, os.WriteFile(filepath.Join(s.Dir(), "dump.rdb"), nil, 0o600))
+		says(comeback(t, s, "", true), Fail, "rm "+filepath.Join(s.Dir(), "dump.rdb"))
+		require.NoError(t, os.Remove(filepath.Join(s.Dir(), "dump.rdb")))
+
+		s.Do("ACL", "SETUSER", "offloader", "on", ">pw", "resetkeys", "resetchannels", "+psync", "+replconf", "+ping", "+info", "+config|get")
+		says(comeback(t, s, "offloader", true), Fail, "ACL SETUSER offloader +replicaof +role +info")
+		s.Do("ACL", "SETUSER", "offloader", "+replicaof", "+role")
+		says(comeback(t, s, "offloader", true), OK, "comes back")
+
+		cluster := enginetest.Start(t, kind, "--cluster-enabled", "yes")
+		says(comeback(t, cluster, "", false), Fail, "cluster mode")
+	})
+}
