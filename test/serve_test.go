@@ -1,7 +1,13 @@
 package test
 
 import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,4 +92,61 @@ func TestServeRewinds(t *testing.T) {
 	master.Do("REPLICAOF", "NO", "ONE")
 	require.Equal(t, digest, master.Digest())
 	master.Do("SET", "and", "on")
+}
+
+// The engines' own client fetches an RDB from the relay and from serve, as from a master: with SYNC, and for
+// itself alone. It is the newest snapshot, as the master sent it; what isn't the point that is served is refused.
+func TestServeToTheEnginesOwnClient(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		master := enginetest.Start(t, kind)
+		w := working(t, master, 500)
+		d, port := relaying(t, master.Addr(), "")
+		began := strconv.FormatInt(d.Timelines("cache")[0].Snapshots[0].Offset, 10)
+		_, dir := exported(t, d, "--offset", began)
+		want, err := os.ReadFile(filepath.Join(dir, "dump.rdb"))
+		require.NoError(t, err)
+		require.NoError(t, w.Run(t.Context(), 200))
+		m := note(t, master, 1)
+		d.Durable("cache", m.offset)
+		fetch := func(at string) (path, said string) {
+			path = filepath.Join(t.TempDir(), "fetched.rdb")
+			out, _ := exec.Command(kind.Tool("cli"), "-p", at, "--rdb", path).CombinedOutput() // what it has fetched tells
+			return path, string(out)
+		}
+		_, there := d.Serve("--offset", began).At()
+		for range 5 { // as often as one likes
+			for _, at := range []string{strconv.Itoa(port), there} {
+				path, said := fetch(at)
+				got, err := os.ReadFile(path)
+				require.NoError(t, err, said)
+				require.True(t, bytes.Equal(want, got), "%d and %d bytes\n%s", len(want), len(got), said)
+			}
+		}
+		_, between := d.Serve(m.byOffset()...).At()
+		_, said := fetch(between)
+		require.Contains(t, said, "an RDB alone would be of offset "+began)
+		require.Equal(t, "1", master.Info("stats")["sync_full"])
+		s := d.Source("cache")
+		require.Equal(t, "streaming", s.State)
+	})
+}
+
+// The same client as a replica that prints what it gets: RDB and stream, by SYNC, and without a word back.
+func TestRelayToTheEnginesOwnClient(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		master := enginetest.Start(t, kind)
+		d, port := relaying(t, master.Addr(), "")
+		said := &syncBuffer{}
+		cmd := exec.Command(kind.Tool("cli"), "-p", strconv.Itoa(port), "--replica")
+		cmd.Stdout, cmd.Stderr = said, said
+		ended := start(t, cmd, syscall.SIGKILL)
+		d.Until("cache", "it streams", func(s blackbox.SourceStatus) bool { return len(s.Replicas) == 1 && s.Replicas[0].State == "online" })
+		master.Do("SET", "seen", "by the client")
+		require.Eventually(t, func() bool { return strings.Contains(said.String(), "by the client") }, 20*time.Second, 10*time.Millisecond, "%s", said)
+		require.NoError(t, cmd.Process.Kill())
+		<-ended
+		d.Until("cache", "it is gone", func(s blackbox.SourceStatus) bool { return s.Replicas[0].State == "away" })
+	})
 }

@@ -11,12 +11,15 @@
 //
 // A segment of a store is read to its end, where its checksum stands, before any of it is given: a
 // replica can't give back what it has applied. A file that is damaged is set aside, and others are used.
+// Where a store is so slow that a replica loses its patience over that, it comes back, and the segment that
+// it needs next is read while it still waits for its answer, for which it has all the time that we want.
 package feed
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"sync"
@@ -70,7 +73,8 @@ type Feed struct {
 	mu       sync.Mutex
 	known    *history // nil: nothing yet
 	knownAt  time.Time
-	verified map[string]bool // segments that were read to their ends
+	verified map[string]bool          // segments that were read to their ends
+	reading  map[string]chan struct{} // those that are read to their ends now, each closed when it was
 	aside    []func(*archive.Catalog) *archive.Catalog
 }
 
@@ -79,7 +83,7 @@ func New(o Options) *Feed {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Feed{o: o, verified: map[string]bool{}}
+	return &Feed{o: o, verified: map[string]bool{}, reading: map[string]chan struct{}{}}
 }
 
 // Fixed serves a timeline up to a boundary of it or of its parents, and no further.
@@ -156,7 +160,8 @@ func (f *Feed) Continue(ctx context.Context, id stream.ReplID, behind stream.Off
 	if id == head.ReplID && head.Spooled <= behind && behind <= head.Durable {
 		return f.run(head, behind), nil // nobody has to be asked
 	}
-	for after := (time.Time{}); ; after = time.Now().Add(-relistAfter) {
+	after := time.Time{}
+	for try := 0; ; try++ {
 		h, head, err := f.history(ctx, after)
 		if err != nil {
 			return nil, err
@@ -168,14 +173,32 @@ func (f *Feed) Continue(ctx context.Context, id stream.ReplID, behind stream.Off
 		case behind > end: // it may have been faster than our disk
 			return nil, &relay.LaterError{Why: fmt.Sprintf("the replica is at offset %d, and only what is before %d is archived yet", behind, end)}
 		case h.holds(stream.Range{From: behind, To: min(head.Spooled, head.Durable)}):
-			return f.run(head, behind), nil
-		case !after.IsZero():
+			r := f.run(head, behind)
+			if behind >= min(head.Spooled, head.Durable) {
+				return r, nil
+			}
+			switch err := r.openSegment(ctx); {
+			case err == nil:
+				return r, nil
+			case errors.Is(err, io.EOF):
+				return nil, errChanged
+			default:
+				r.tries = try
+				if err := r.again(err); err != nil {
+					return nil, err
+				}
+			}
+		case try > 0:
 			return nil, relay.ErrFork
 		}
+		after = time.Now().Add(-relistAfter) // what is known may be old
 	}
 }
 
-var errNothing = &relay.LaterError{Why: "nothing is archived yet"}
+var (
+	errNothing = &relay.LaterError{Why: "nothing is archived yet"}
+	errChanged = &relay.LaterError{Why: "the timeline has ended at this moment"}
+)
 
 // Copy gives the newest snapshot that leads to what is served, and the stream behind it.
 func (f *Feed) Copy(ctx context.Context) (*relay.Copy, error) {
@@ -216,10 +239,14 @@ func (f *Feed) open(ctx context.Context, head Head, s placed) (*relay.Copy, erro
 	if err != nil {
 		return nil, err
 	}
-	return &relay.Copy{
+	c := &relay.Copy{
 		Offset: s.Offset, RDBVersion: info.RDBVersion, Bytes: info.Bytes,
 		RDB: &checked{rdb, f, s}, Stream: f.run(head, s.Offset),
-	}, nil
+	}
+	if f.fixed {
+		c.End = head.Durable
+	}
+	return c, nil
 }
 
 // history is what is known of the archive, if it is of the head and not older than after, else what is

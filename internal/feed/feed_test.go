@@ -8,10 +8,14 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -272,18 +276,20 @@ func TestNoByteOfADamagedFile(t *testing.T) {
 		return &replaytest.Pieces{Pieces: []stream.Piece{{At: 1000, Data: []byte("nonsense")}}, Err: &archive.DamageError{Name: "x", What: "its sum"}}, nil
 	}
 	f := w.feed()
-	s, err := f.Continue(t.Context(), replID("a"), 1000)
+	c, err := f.Copy(t.Context())
 	require.NoError(t, err)
-	b, err := s.Next(t.Context())
+	b, err := c.Stream.Next(t.Context())
 	require.Error(t, err)
 	require.Empty(t, b)
-	require.NoError(t, s.Close())
+	require.NoError(t, c.Stream.Close())
 	_, err = f.Continue(t.Context(), replID("a"), 1000)
 	require.ErrorIs(t, err, relay.ErrFork, "it is known by now")
+	_, err = w.feed().Continue(t.Context(), replID("a"), 1000)
+	require.ErrorIs(t, err, relay.ErrFork, "and found out before an answer is given")
 
 	timeline.Segments = append(timeline.Segments, whole, rest)
 	f = w.feed()
-	s, err = f.Continue(t.Context(), replID("a"), 1000)
+	s, err := f.Continue(t.Context(), replID("a"), 1000)
 	require.NoError(t, err)
 	require.Equal(t, string(w.spooled.Data), take(t, s, 1000, w.spooled.End()))
 }
@@ -291,16 +297,64 @@ func TestNoByteOfADamagedFile(t *testing.T) {
 // While segments are joined, what was listed a moment ago may be gone.
 func TestWhatIsGoneIsLookedForAgain(t *testing.T) {
 	w, timeline := simple(20)
-	f := w.feed()
-	s, err := f.Continue(t.Context(), replID("a"), 1003)
-	require.NoError(t, err)
 	good := timeline.Segments[0]
-	timeline.Segments[0].Open = func(context.Context) (archive.PieceReader, error) {
-		timeline.Segments[0] = good // the next listing has it
-		return (*explosive)(nil), fs.ErrNotExist
+	gone := func() {
+		timeline.Segments[0].Open = func(context.Context) (archive.PieceReader, error) {
+			timeline.Segments[0] = good // the next listing has it
+			return (*explosive)(nil), fs.ErrNotExist
+		}
 	}
-	f.known = nil
+	gone()
+	s, err := w.feed().Continue(t.Context(), replID("a"), 1003)
+	require.NoError(t, err)
 	require.Equal(t, string(w.spooled.Data[3:]), take(t, s, 1003, w.spooled.End()))
+
+	gone()
+	c, err := w.feed().Copy(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, string(w.spooled.Data), take(t, c.Stream, 1000, w.spooled.End()))
+}
+
+// A segment that takes longer to be read than a replica has patience: it leaves, comes back, and has it with
+// its answer. Those who come meanwhile have nothing read twice.
+func TestASlowStoreIsReadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, timeline := simple(20)
+		var opened atomic.Int64
+		open := timeline.Segments[0].Open
+		timeline.Segments[0].Open = func(ctx context.Context) (archive.PieceReader, error) {
+			if opened.Add(1) > 2 { // the file is read to its end, and from then on it is quick
+				return open(ctx)
+			}
+			select {
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			case <-time.After(5 * time.Minute):
+				return open(ctx)
+			}
+		}
+		f := w.feed()
+		c, err := f.Copy(t.Context())
+		require.NoError(t, err)
+		patience, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = c.Stream.Next(patience)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NoError(t, c.Stream.Close())
+
+		var g errgroup.Group
+		for range 5 {
+			g.Go(func() error {
+				s, err := f.Continue(t.Context(), replID("a"), 1000)
+				if err == nil {
+					take(t, s, 1000, w.spooled.End())
+				}
+				return err
+			})
+		}
+		require.NoError(t, g.Wait())
+		require.EqualValues(t, 2+5, opened.Load(), "once in vain, once to the end, and once for each")
+	})
 }
 
 // explosive is what a reader that could not be opened leaves behind.

@@ -81,19 +81,25 @@ func (r *run) read(ctx context.Context, head Head) ([]byte, error) {
 		r.tries = 0
 		return b, nil
 	}
+	return nil, r.again(err)
+}
+
+// again closes what is open, and tells whether it is worth looking at the archive once more: nil, or else
+// the error.
+func (r *run) again(err error) error {
 	without := func(c *archive.Catalog) *archive.Catalog { return c }
 	if r.seg != nil {
 		without = r.seg.without
 	}
 	again := r.f.goneOrDamaged(err, without)
 	if closing := r.Close(); closing != nil || !again {
-		return nil, errors.Join(err, closing)
+		return errors.Join(err, closing)
 	}
 	if r.tries++; r.tries >= tries {
-		return nil, err
+		return err
 	}
 	r.opened = time.Now()
-	return nil, nil
+	return nil
 }
 
 func (r *run) spooled(to stream.Offset) ([]byte, error) {
@@ -171,14 +177,48 @@ func (r *run) Close() error {
 	return errors.Join(errs...)
 }
 
-// verify reads a stored segment to its end, once. What the spool gives is checked record by record.
+// verify reads a stored segment to its end, once. What the spool gives is checked record by record. Of
+// several who want the same one reads.
 func (f *Feed) verify(ctx context.Context, s *segmentAt) error {
-	f.mu.Lock()
-	done := s.Name == "" || f.verified[s.name()]
-	f.mu.Unlock()
-	if done {
+	if s.Name == "" {
 		return nil
 	}
+	for {
+		f.mu.Lock()
+		other, done := f.reading[s.name()], f.verified[s.name()]
+		if !done && other == nil {
+			break
+		}
+		f.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-other:
+		}
+	}
+	read := make(chan struct{})
+	defer close(read)
+	f.reading[s.name()] = read
+	f.mu.Unlock()
+	err := s.readToEnd(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.reading, s.name())
+	if err != nil {
+		return err
+	}
+	if len(f.verified) >= maxVerified {
+		clear(f.verified)
+	}
+	f.verified[s.name()] = true
+	return nil
+}
+
+// readToEnd fails if the segment is not as it was archived.
+func (s *segmentAt) readToEnd(ctx context.Context) error {
 	pieces, err := s.Open(ctx)
 	if err != nil {
 		return err
@@ -192,16 +232,7 @@ func (f *Feed) verify(ctx context.Context, s *segmentAt) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.verified) >= maxVerified {
-		clear(f.verified)
-	}
-	f.verified[s.name()] = true
-	return nil
+	return err
 }
 
 // goneOrDamaged tells whether it is worth looking again: a file is gone, or damaged, which is said and

@@ -36,6 +36,7 @@ type Copy struct {
 	Bytes      int64
 	RDB        io.ReadCloser // its last Read fails if it is not what was archived
 	Stream     Stream        // behind Offset
+	End        stream.Offset // of the stream, 0 where it goes on: where Offset is another, an RDB alone is not what is served
 }
 
 func (c *Copy) close() error { return errors.Join(c.RDB.Close(), c.Stream.Close()) }

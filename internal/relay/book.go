@@ -19,6 +19,7 @@ type Replica struct {
 	Version      string        `json:"version,omitempty"`
 	FullSyncs    int64         `json:"full_syncs"`
 	PartialSyncs int64         `json:"partial_syncs"`
+	SentBytes    int64         `json:"sent_bytes"` // of RDBs and of the stream
 }
 
 // States of a Replica.
@@ -30,8 +31,11 @@ const (
 
 const (
 	maxReplicas = 64
-	// maxCopies is how many full syncs run at once. The others ask again each second.
+	// maxCopies is how many full syncs run at once. The others ask again each second, and who has asked for
+	// longest is next.
 	maxCopies = 16
+	// stillAsks is how long after its last try a replica still counts as waiting.
+	stillAsks = 5 * time.Second
 	// maxKnown is how many replicas are remembered, those that are away too.
 	maxKnown = 256
 	// freeCopies is how many full syncs a replica gets without having loaded one, before it has to wait
@@ -64,6 +68,9 @@ type entry struct {
 	failed int // full syncs since it has last loaded one
 	next   time.Time
 	load   load
+
+	waits time.Time // since when it has asked for a full sync's turn; zero: it doesn't wait
+	asked time.Time // when last
 
 	told     string // what was last said of it in the log, and when
 	toldTime time.Time
@@ -146,20 +153,42 @@ func (b *book) beginCopy(address string, now time.Time) *LaterError {
 	switch {
 	case now.Before(e.next):
 		return &LaterError{"this replica got several full copies and could load none of them: see its log. It gets another one later"}
-	case b.copying >= maxCopies:
+	case b.copying+b.before(e, now) >= maxCopies:
+		if !e.waiting(now) {
+			e.waits = now
+		}
+		e.asked = now
 		return &LaterError{"as many full syncs are running as are served at once"}
 	}
+	e.waits = time.Time{}
 	b.copying++
 	return nil
 }
 
-// gets takes note that a full copy goes out.
-func (b *book) gets(address string, bytes int64, now time.Time) {
+func (e *entry) waiting(now time.Time) bool {
+	return !e.waits.IsZero() && now.Sub(e.asked) < stillAsks
+}
+
+// before counts those who wait and came before e.
+func (b *book) before(e *entry, now time.Time) (n int) {
+	for _, o := range b.known {
+		if o != e && o.waiting(now) && (!e.waiting(now) || o.waits.Before(e.waits)) {
+			n++
+		}
+	}
+	return n
+}
+
+// gets takes note that a full copy goes out, to one that loads it, or to a tool, which says nothing of that.
+func (b *book) gets(address string, bytes int64, loads bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.known[address]
-	if e.failed++; e.failed >= freeCopies {
-		e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
+	if loads {
+		e.failed++
+		if e.failed >= freeCopies {
+			e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
+		}
 	}
 	e.FullSyncs++
 	e.State, e.Since, e.load = Copying, stream.TimeOf(now), load{began: now, bytes: bytes}
@@ -181,6 +210,13 @@ func (b *book) streams(address string, partial bool, now time.Time) {
 	if partial {
 		e.PartialSyncs++
 	}
+}
+
+// sent takes note of bytes that went out.
+func (b *book) sent(address string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.known[address].SentBytes += int64(n)
 }
 
 // acked takes note of an acknowledgement: a replica that gives one has loaded what it got.

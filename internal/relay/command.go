@@ -43,6 +43,10 @@ func (p *peer) handle(ctx context.Context, c command) []byte {
 		if p.l.o.Archive != nil && len(c) == 3 {
 			return p.replicate(ctx, c)
 		}
+	case "SYNC":
+		if p.l.o.Archive != nil && len(c) == 1 {
+			return p.replicate(ctx, c)
+		}
 	case "MULTI":
 		p.inMulti = true
 		return reply("+OK")
@@ -119,7 +123,7 @@ func (p *peer) refuseSync(c command) []byte {
 		return reply("-ERR this is an archive, it can't become a master: choose a replica with FAILOVER TO")
 	}
 	if p.l.o.Archive != nil {
-		return reply("-NOMASTERLINK Can't SYNC without an offset: replicas ask with PSYNC")
+		return reply("-NOMASTERLINK Can't SYNC like that: replicas say PSYNC, an id and an offset")
 	}
 	return reply("-NOMASTERLINK Can't SYNC while this archive serves no replicas")
 }

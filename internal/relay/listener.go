@@ -87,6 +87,10 @@ func Listen(addr string, o Options) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a port for replicas and masters: %w", err)
 	}
+	return newListener(ln, o), nil
+}
+
+func newListener(ln net.Listener, o Options) *Listener {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -101,7 +105,7 @@ func Listen(addr string, o Options) (*Listener, error) {
 	}
 	var id [20]byte
 	_, _ = rand.Read(id[:]) // never fails (Go 1.24)
-	return &Listener{o: o, ln: ln, runID: hex.EncodeToString(id[:]), began: time.Now(), book: newBook(), peers: map[*peer]struct{}{}}, nil
+	return &Listener{o: o, ln: ln, runID: hex.EncodeToString(id[:]), began: time.Now(), book: newBook(), peers: map[*peer]struct{}{}}
 }
 
 // Port is the one that is open.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,16 +19,22 @@ const (
 	// patience is how long a replica may neither take nor say anything. Engines give their own as long
 	// (repl-timeout) and say something each second, also while they load.
 	patience = time.Minute
-	// copyBlock is how much of an RDB is sent at once: those who get one take turns.
-	copyBlock = 128 << 10
+	// opening is how long the archive may take until a replica has an answer: a segment that a slow store
+	// gives is read to its end before.
+	opening = 10 * time.Minute
 )
 
 // asReplica is what a peer has told of itself with REPLCONF.
 type asReplica struct {
-	port    string
+	port    string // "": it doesn't listen, so it is a tool that wants the data for itself
 	ip      string
 	version string
+	rdbOnly bool // it wants an RDB and nothing behind it
+	old     bool // it has said SYNC: it is told no id, and acknowledges nothing
 }
+
+// loads tells whether the peer is a server, which loads what it gets.
+func (r asReplica) loads() bool { return r.port != "" && !r.rdbOnly }
 
 // replconf takes what a replica tells of itself. What would change what it gets is refused: we send an
 // RDB and the stream, on one connection.
@@ -51,6 +56,8 @@ func (p *peer) replconf(c command) []byte {
 			}
 		case "VERSION":
 			p.replica.version = printable(c[i+1 : i+2])
+		case "RDB-ONLY":
+			p.replica.rdbOnly = c[i+1] == "1"
 		case "CAPA":
 		default:
 			if p.l.o.Archive != nil {
@@ -76,12 +83,16 @@ func (p *peer) listensAt() string {
 	return net.JoinHostPort(host, p.replica.port)
 }
 
-// replicate answers a PSYNC, and serves the replica until one of the two leaves. What it returns is a
-// reply to be given in place of that, nil where all was said.
+// replicate answers a PSYNC or a SYNC, and serves the replica until one of the two leaves. What it returns
+// is a reply to be given in place of that, nil where all was said.
 func (p *peer) replicate(ctx context.Context, c command) []byte {
-	at, err := strconv.ParseInt(c[2], 10, 64)
-	if err != nil {
-		return reply("-ERR value is not an integer or out of range")
+	p.replica.old = c.name() == "SYNC"
+	at := int64(-1)
+	if !p.replica.old {
+		var err error
+		if at, err = strconv.ParseInt(c[2], 10, 64); err != nil {
+			return reply("-ERR value is not an integer or out of range")
+		}
 	}
 	address, book := p.listensAt(), p.l.book
 	if later := book.attach(address, p.replica.version, time.Now()); later != nil {
@@ -89,51 +100,70 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 	}
 	defer func() { book.leave(address, time.Now()) }()
 	p.l.o.Heard(address, -1)
-	if later := p.l.o.Admit(ctx, address); later != nil {
-		return p.putOff(address, later)
-	}
-
-	if id, err := stream.ParseReplID(c[1]); err == nil && at > 0 {
-		s, err := p.l.o.Archive.Continue(ctx, id, stream.Offset(at-1))
-		switch {
-		case err == nil:
-			p.leaving = true
-			p.l.o.Logger.Info("a replica goes on where it was", "replica", address, "offset", at-1, "replid", s.ReplID())
-			if !p.say(reply("+CONTINUE " + string(s.ReplID()))) {
-				_ = s.Close()
-				return nil
-			}
-			p.send(ctx, address, s, nil)
-			_ = s.Close()
-			return nil
-		case !errors.Is(err, ErrFork):
-			return p.putOff(address, err)
+	// What is opened with it is read to the connection's end.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := p.awaited(ctx, cancel, func() error {
+		if later := p.l.o.Admit(ctx, address); later != nil {
+			return later
 		}
-	}
-	if later := book.beginCopy(address, time.Now()); later != nil {
-		return p.putOff(address, later)
-	}
-	copied := sync.OnceFunc(book.endCopy)
-	defer copied()
-	full, err := p.l.o.Archive.Copy(ctx)
+		return nil
+	})
 	if err != nil {
 		return p.putOff(address, err)
 	}
-	if why := loads(p.replica.version, full.RDBVersion); why != "" {
-		_ = full.close()
-		return p.putOff(address, errors.New(why))
+
+	if at <= 0 || p.replica.rdbOnly {
+		return p.fullSync(ctx, cancel, address)
+	}
+	id, err := stream.ParseReplID(c[1])
+	if err != nil {
+		return p.fullSync(ctx, cancel, address)
+	}
+	var s Stream
+	err = p.awaited(ctx, cancel, func() (err error) {
+		s, err = p.l.o.Archive.Continue(ctx, id, stream.Offset(at-1))
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrFork):
+		return p.fullSync(ctx, cancel, address)
+	case err != nil:
+		return p.putOff(address, err)
 	}
 	p.leaving = true
-	book.gets(address, full.Bytes, time.Now())
-	p.l.o.Logger.Info("a replica gets a full copy", "replica", address, "offset", full.Offset, "bytes", full.Bytes, "replid", full.Stream.ReplID())
-	if p.say(fmt.Appendf(nil, "+FULLRESYNC %s %d\r\n$%d\r\n", full.Stream.ReplID(), full.Offset, full.Bytes)) {
-		p.send(ctx, address, full.Stream, func() error {
-			defer copied()
-			return p.sendRDB(full)
-		})
+	p.l.o.Logger.Info("a replica goes on where it was", "replica", address, "offset", at-1, "replid", s.ReplID())
+	if p.say(reply("+CONTINUE " + string(s.ReplID()))) {
+		p.send(ctx, address, s, nil)
 	}
-	_ = full.close()
+	_ = s.Close()
 	return nil
+}
+
+// awaited has something opened that stores may take their time for. Meanwhile a replica gets a newline each
+// second: before an answer they are a sign of life that it doesn't count (replication.c,
+// slaveTryPartialResynchronization; pitfall 10). It ends with ctx, which is cancelled when that takes too
+// long, or the replica has left.
+func (p *peer) awaited(ctx context.Context, cancel context.CancelCauseFunc, open func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- open() }()
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
+	for began := time.Now(); ; {
+		select {
+		case err := <-done:
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		case <-alive.C:
+			if time.Since(began) >= opening {
+				cancel(&LaterError{fmt.Sprintf("the archive could not be opened within %v", opening)})
+			} else if !p.say([]byte("\n")) {
+				cancel(net.ErrClosed)
+			}
+		}
+	}
 }
 
 // putOff says "later" in the one way that replicas understand: with their next try, a second from now,
@@ -161,10 +191,13 @@ func (p *peer) send(ctx context.Context, address string, s Stream, first func() 
 			if err := first(); err != nil {
 				return err
 			}
+			if p.replica.rdbOnly {
+				return p.sayNoMore()
+			}
 			p.seen()
 		}
 		p.l.book.streams(address, first == nil, time.Now())
-		return p.sendStream(alive, s)
+		return p.sendStream(alive, address, s)
 	})
 	g.Go(func() error {
 		<-alive.Done()
@@ -181,38 +214,10 @@ func (p *peer) send(ctx context.Context, address string, s Stream, first func() 
 	}
 }
 
-// sendRDB sends the RDB as it is. Nobody says anything meanwhile, so what is taken is the sign of life. The
-// last block is kept back until it is known that all was as archived: without it nothing is loaded.
-func (p *peer) sendRDB(full *Copy) error {
-	block, kept := make([]byte, copyBlock), make([]byte, 0, copyBlock)
-	for left := full.Bytes; ; {
-		n, err := io.ReadFull(full.RDB, block)
-		if left -= int64(n); left < 0 {
-			return fmt.Errorf("the snapshot is longer than the %d bytes that were promised", full.Bytes)
-		}
-		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-		switch {
-		case end && left > 0:
-			return fmt.Errorf("the snapshot is %d bytes shorter than the %d that were promised", left, full.Bytes)
-		case err != nil && !end:
-			return fmt.Errorf("read the snapshot: %w", err)
-		}
-		if _, err := p.nc.Write(kept); err != nil {
-			return err
-		}
-		p.seen()
-		if end {
-			_, err := p.nc.Write(block[:n])
-			return err
-		}
-		block, kept = kept[:copyBlock], block
-	}
-}
-
 // sendStream sends what is archived and nothing else: a replica counts each byte, also a newline that is
 // meant to keep the connection alive (pitfall 5). So where there is nothing to send it hears nothing,
 // leaves after its repl-timeout, and goes on where it was.
-func (p *peer) sendStream(ctx context.Context, s Stream) error {
+func (p *peer) sendStream(ctx context.Context, address string, s Stream) error {
 	for {
 		b, err := s.Next(ctx)
 		if err != nil {
@@ -221,10 +226,17 @@ func (p *peer) sendStream(ctx context.Context, s Stream) error {
 		if err := p.nc.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
-		if _, err := p.nc.Write(b); err != nil {
+		if err := p.give(address, b); err != nil {
 			return err
 		}
 	}
+}
+
+// give writes bytes to a replica, and counts them.
+func (p *peer) give(address string, b []byte) error {
+	n, err := p.nc.Write(b)
+	p.l.book.sent(address, n)
+	return err
 }
 
 // listenToReplica takes acknowledgements. Anything else would want a reply, which there is no place for.
@@ -245,10 +257,15 @@ func (p *peer) listenToReplica(address string) error {
 	}
 }
 
-// seen takes note that a replica lives: it said something, or took something.
+// seen takes note that a replica lives: it said something, or took something. Who came with SYNC need not
+// say anything.
 func (p *peer) seen() {
-	if p.sending.Load() {
-		_ = p.nc.SetDeadline(time.Now().Add(patience)) // what fails is the next read or write
+	if !p.sending.Load() {
+		return
+	}
+	_ = p.nc.SetDeadline(time.Now().Add(patience)) // what fails is the next read or write
+	if p.replica.old {
+		_ = p.nc.SetReadDeadline(time.Time{})
 	}
 }
 
