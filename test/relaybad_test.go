@@ -10,10 +10,12 @@ import (
 	"io"
 	numbers "math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -265,4 +267,55 @@ func TestRelayOfABucketThatIsAway(t *testing.T) {
 	same(t, master, here, away, late)
 	require.Equal(t, 1, strings.Count(away.LogText(), "Full resync from"))
 	require.Equal(t, "1", master.Info("stats")["sync_full"])
+}
+
+// From a bucket whose every object takes longer than a replica's patience: newlines keep it while it waits for an
+// answer. What it can't be told behind one, that a segment is read, costs it a connection, and no progress.
+func TestRelayOfABucketThatIsSlow(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	kind := enginetest.Any(t)
+	server := s3test.Start(t, s3test.MinIO)
+	proxy := s3test.NewProxy(t, server)
+	master := enginetest.Start(t, kind, "--repl-ping-replica-period", "1")
+	w := working(t, master, 300)
+	port := enginetest.FreePort(t)
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf("sources: [{name: cache, address: %q, relay: {listen: '127.0.0.1:%d'}}]\nspool: {path: $DIR/spool, max_size: 16MiB}\nstores: [%s]\n",
+		master.Addr(), port, onS3(t, proxy.Endpoint(), server.Bucket(s3test.Plain))))
+	d.Streaming("cache")
+	for i := range 2 {
+		master.Do(w.Big(fmt.Sprint("big ", i), 8<<20, false)...)
+		end := master.Offset()
+		d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
+	}
+	var mu sync.Mutex
+	had, cut := map[string]bool{}, 0
+	proxy.Harm(func(r *http.Request) s3test.Fault {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, ".zst") || had[r.URL.Path] {
+			return s3test.Fault{}
+		}
+		return s3test.Fault{Before: func() {
+			select {
+			case <-r.Context().Done():
+				mu.Lock()
+				defer mu.Unlock()
+				cut++
+			case <-time.After(4 * time.Second):
+				mu.Lock()
+				defer mu.Unlock()
+				had[r.URL.Path] = true
+			}
+		}}
+	})
+	replica := enginetest.Start(t, kind, "--repl-timeout", "2", "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	require.Eventually(t, func() bool { return replica.Offset() >= master.Offset() }, 2*time.Minute, 50*time.Millisecond, "%s", replica.LogText())
+	require.Eventually(t, func() bool { return replica.Digest() == master.Digest() }, 20*time.Second, 50*time.Millisecond)
+	require.Equal(t, 1, strings.Count(replica.LogText(), "Full resync from"))
+	require.NotContains(t, replica.LogText(), "Timeout connecting to the MASTER")
+	require.NotContains(t, replica.LogText(), "Timeout receiving bulk data")
+	mu.Lock()
+	defer mu.Unlock()
+	require.GreaterOrEqual(t, len(had), 2, "a snapshot and a segment, or this shows nothing")
+	require.Positive(t, cut, "it has lost its patience once, or this shows nothing")
 }
