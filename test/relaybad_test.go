@@ -126,8 +126,8 @@ func TestRelayPitfall18AnRDBThatTheReplicaCantLoad(t *testing.T) {
 	}
 }
 
-// Peers that take nothing, say nothing, talk nonsense, don't know the password or come by the hundred are
-// felt by nobody.
+// Peers that take nothing, say nothing, talk nonsense, hang in a net that has gone, don't know the password or come
+// by the thousand are felt by nobody.
 func TestRelayBadInputHostilePeers(t *testing.T) {
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
@@ -141,9 +141,16 @@ func TestRelayBadInputHostilePeers(t *testing.T) {
 		t.Cleanup(func() { _ = nc.Close() })
 		_, _ = io.WriteString(nc, say) // it may have had to make room already
 	}
+	gone := blackbox.NewProxy(t, at)
+	_, through, err := net.SplitHostPort(gone.Addr())
+	require.NoError(t, err)
+	lost := enginetest.Start(t, kind, "--masterauth", "sesame", "--replicaof", "127.0.0.1 "+through)
+	same(t, master, lost)
+	gone.Stall()
 	for range 4 { // they know the password, and never read
 		connect("AUTH sesame\r\n")
 		connect("AUTH sesame\r\nPSYNC ? -1\r\n")
+		connect("AUTH sesame\r\nSYNC\r\nFLUSHALL\r\n" + strings.Repeat("\x00", 1<<10))
 	}
 	for range 250 {
 		connect("")
@@ -160,8 +167,12 @@ func TestRelayBadInputHostilePeers(t *testing.T) {
 	}
 	_, peak := d.RSS()
 	require.Less(t, peak, int64(128<<20))
+	gone.Mend()
+	same(t, master, one, lost)
+	require.Equal(t, 1, strings.Count(lost.LogText(), "Full resync from"))
 	s := d.Source("cache")
 	require.Equal(t, "streaming", s.State)
+	require.Zero(t, s.PartialResyncs, "the link was never cut")
 	require.Equal(t, "1", master.Info("stats")["sync_full"])
 }
 
@@ -269,7 +280,7 @@ func TestRelayOfABucketThatIsAway(t *testing.T) {
 	require.Equal(t, "1", master.Info("stats")["sync_full"])
 }
 
-// From a bucket whose every object takes longer than a replica's patience: newlines keep it while it waits for an
+// Pitfall 10: from a bucket whose every object takes longer than a replica's patience: newlines keep it while it waits for an
 // answer. What it can't be told behind one, that a segment is read, costs it a connection, and no progress.
 func TestRelayOfABucketThatIsSlow(t *testing.T) {
 	t.Parallel() // it waits most of the time

@@ -94,6 +94,25 @@ func TestServeRewinds(t *testing.T) {
 	master.Do("SET", "and", "on")
 }
 
+// Where nothing more comes, and nothing may be invented, a replica leaves after its patience, comes back, and
+// is where it was: at the same offset, with the same data, and with the one full copy.
+func TestServePitfall5SilenceCostsNothing(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		master := enginetest.Start(t, kind)
+		working(t, master, 300)
+		d := archiving(t, master)
+		m := note(t, master, 1)
+		host, port := d.Serve(m.byOffset()...).At()
+		replica := enginetest.Start(t, kind, "--repl-timeout", "1", "--replicaof", host+" "+port)
+		require.Eventually(t, func() bool { return strings.Count(replica.LogText(), "Successful partial resynchronization") >= 2 },
+			60*time.Second, 10*time.Millisecond, "%s", replica.LogText())
+		reaches(t, replica, m.offset)
+		m.becomes(t, replica)
+		require.Equal(t, 1, strings.Count(replica.LogText(), "Full resync from"))
+	})
+}
+
 // The engines' own client fetches an RDB from the relay and from serve, as from a master: with SYNC, and for
 // itself alone. It is the newest snapshot, as the master sent it; what isn't the point that is served is refused.
 func TestServeToTheEnginesOwnClient(t *testing.T) {

@@ -90,6 +90,9 @@ func (s Source) unready(limits stale.Limits, now time.Time) []string {
 	if s.Spool.Error != "" && s.Spool.Error != s.Error {
 		add("%s", s.Spool.Error)
 	}
+	if s.Relay != nil && s.Relay.Error != "" {
+		add("its relay is not open: %s", s.Relay.Error)
+	}
 	for _, store := range s.Stores {
 		for _, reason := range late(store, len(s.Stores) > 1, limits, now) {
 			add("store %s: %s", store.Name, reason)

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/offloader/offloader/internal/heartbeat"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
@@ -117,6 +118,8 @@ func TestHealth(t *testing.T) {
 		{"full sync", change(func(s *Source) { s.State = "syncing" }), true, false, "cache: syncing\n"},
 		{"fsync hangs", change(func(s *Source) { s.NotDurableSecs = 11 }), true, false, "cache: 100 bytes are not durable after 11 s\n"},
 		{"spool full", change(func(s *Source) { s.Spool.Error = "spool /s is full: it holds 20 GiB" }), true, false, "cache: spool /s is full: it holds 20 GiB\n"},
+		{"relay shut", change(func(s *Source) { s.Relay = &Relay{"10.0.0.9:6390", "nobody has that address"} }), true, false,
+			"cache: its relay is not open: nobody has that address\n"},
 		{"store away", change(func(s *Source) { s.Stores[0].Error = "read-only file system" }), true, false, "cache: store /srv/archive: read-only file system\n"},
 		{"store late", change(func(s *Source) { s.Stores[0].LagSeconds = 130 }), true, false, "cache: store /srv/archive: 400 bytes behind for 130 s\n"},
 		{"two reasons", change(func(s *Source) { s.State = "connecting"; s.Stores[0].LagSeconds = 130 }), true, false,
@@ -185,6 +188,11 @@ func TestOnlyReading(t *testing.T) {
 func TestMetricsAreWhatTheSourcesSay(t *testing.T) {
 	s := well("cache")
 	s.Transfer = &source.Transfer{Bytes: 10, Total: -1, LeftSeconds: -1}
+	s.Relay = &Relay{Listen: "10.0.0.9:6390", Error: "nobody has that address"}
+	s.Replicas = []relay.Replica{
+		{Address: "10.0.0.6:6379", State: relay.Online, Offset: 1850, AckTime: s.DurableTime, FullSyncs: 1, PartialSyncs: 2, SentBytes: 4000},
+		{Address: "10.0.0.7:6379", State: relay.Copying},
+	}
 	r := newRig(s)
 	r.spool.used.Store(900)
 	for series, want := range map[string]string{
@@ -198,6 +206,15 @@ func TestMetricsAreWhatTheSourcesSay(t *testing.T) {
 		`offloader_last_snapshot_offset_bytes{source="cache"}`:                            "1000",
 		`offloader_full_resyncs_total{source="cache"}`:                                    "1",
 		`offloader_link_errors_total{kind="timeout",source="cache"}`:                      "5",
+		`offloader_relay_failing{source="cache"}`:                                         "1",
+		`offloader_replica_state{replica="10.0.0.6:6379",source="cache",state="online"}`:  "1",
+		`offloader_replica_state{replica="10.0.0.7:6379",source="cache",state="online"}`:  "0",
+		`offloader_replica_offset_bytes{replica="10.0.0.6:6379",source="cache"}`:          "1850",
+		`offloader_replica_lag_bytes{replica="10.0.0.6:6379",source="cache"}`:             "50",
+		`offloader_replica_lag_bytes{replica="10.0.0.7:6379",source="cache"}`:             "", // it has said nothing yet
+		`offloader_replica_full_syncs_total{replica="10.0.0.6:6379",source="cache"}`:      "1",
+		`offloader_replica_partial_syncs_total{replica="10.0.0.6:6379",source="cache"}`:   "2",
+		`offloader_replica_sent_bytes_total{replica="10.0.0.6:6379",source="cache"}`:      "4000",
 		`offloader_stored_offset_bytes{source="cache",store="/srv/archive"}`:              "1500",
 		`offloader_store_lag_bytes{source="cache",store="/srv/archive"}`:                  "400",
 		`offloader_store_errors_total{source="cache",store="/srv/archive"}`:               "3",
@@ -239,6 +256,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	s := well("cache")
 	s.Transfer = &source.Transfer{Bytes: 10, Total: 20, LeftSeconds: 1}
 	s.Suspect, s.Known = &source.Suspicion{}, &source.Known{}
+	s.Relay = &Relay{}
+	s.Replicas = []relay.Replica{{State: relay.Online, AckTime: s.DurableTime}}
 	r := newRig(s)
 	r.o.Metrics.Acks("cache")
 	r.o.Jobs = func() []Job {
@@ -255,7 +274,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			labels[l[1]] = true
 		}
 		var ordered []string
-		for _, l := range []string{"version", "source", "commit", "store", "state", "kind", "goversion", "job"} {
+		for _, l := range []string{"version", "source", "replica", "commit", "store", "state", "kind", "goversion", "job"} {
 			if labels[l] {
 				ordered = append(ordered, l)
 			}

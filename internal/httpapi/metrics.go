@@ -78,6 +78,9 @@ func newCollector(s *Server) *collector {
 	for _, m := range storeMetrics {
 		c.descs[m.name] = prometheus.NewDesc(m.name, m.help, []string{"source", "store"}, nil)
 	}
+	for _, m := range replicaMetrics {
+		c.descs[m.name] = prometheus.NewDesc(m.name, m.help, []string{"source", "replica"}, nil)
+	}
 	for _, m := range jobMetrics {
 		c.descs[m.name] = prometheus.NewDesc(m.name, m.help, []string{"job"}, nil)
 	}
@@ -141,6 +144,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		for _, m := range sourceMetrics {
 			if v, known := m.value(src); known {
 				emit(m.name, m.kind, v, src.Name)
+			}
+		}
+		for _, r := range src.Replicas {
+			for _, state := range replicaStates {
+				emit("offloader_replica_state", gauge, truth(r.State == state), src.Name, r.Address, state)
+			}
+			for _, m := range replicaMetrics {
+				if v, known := m.value(attached{r, src.Durable}); known {
+					emit(m.name, m.kind, v, src.Name, r.Address)
+				}
 			}
 		}
 		for _, store := range src.Stores {

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -15,8 +16,11 @@ const (
 	counter = prometheus.CounterValue
 )
 
-// states are a source's.
-var states = []string{"connecting", "syncing", "streaming", "waiting"}
+// states are a source's, and replicaStates those of a replica of its relay.
+var (
+	states        = []string{"connecting", "syncing", "streaming", "waiting"}
+	replicaStates = []string{relay.Copying, relay.Online, relay.Away}
+)
 
 // daemonMetrics are those that Collect fills in itself.
 var daemonMetrics = []struct {
@@ -31,6 +35,7 @@ var daemonMetrics = []struct {
 	{"offloader_store_free_bytes", "Bytes free on the store's disk.", []string{"store"}},
 	{"offloader_store_full_seconds", "Time until the store's disk is full, at the rate of the last hour; +Inf while it does not fill.", []string{"store"}},
 	{"offloader_source_state", "1 for the state that the source is in, 0 for the others.", []string{"source", "state"}},
+	{"offloader_replica_state", "1 for the state that a replica of the relay is in, 0 for the others.", []string{"source", "replica", "state"}},
 	{"offloader_stream_bytes_per_day", "Bytes of stream a day, at the rate of the last hour.", []string{"source"}},
 	{"offloader_link_errors_total", "Connections to the master that failed or broke, by kind.", []string{"source", "kind"}},
 	{"offloader_reload_failing", "1 where the last reload found the configuration wrong, so that the one before stays in force.", nil},
@@ -106,6 +111,8 @@ var sourceMetrics = []metric[*Source]{
 			}
 			return s.Rebirth.Seconds, true
 		}},
+	{"offloader_relay_failing", "1 while the relay can't be opened.", gauge,
+		func(s *Source) (float64, bool) { return truth(s.Relay != nil && s.Relay.Error != ""), s.Relay != nil }},
 	{"offloader_next_full_resync_timestamp_seconds", "When the budget allows another full resync.", gauge,
 		func(s *Source) (float64, bool) { return seconds(s.NextFullResync) }},
 	{"offloader_full_sync_received_bytes", "Bytes of the RDB that arrives; only while one does.", gauge,
@@ -120,6 +127,28 @@ var sourceMetrics = []metric[*Source]{
 		func(s *Source) (float64, bool) {
 			return ofTransfer(s, func(t *source.Transfer) float64 { return t.LeftSeconds })
 		}},
+}
+
+// attached is a replica of a source's relay, with how far the source is.
+type attached struct {
+	relay.Replica
+	durable stream.Offset
+}
+
+// replicaMetrics have the labels source and replica.
+var replicaMetrics = []metric[attached]{
+	{"offloader_replica_offset_bytes", "Offset that the replica has acknowledged.", gauge,
+		func(r attached) (float64, bool) { return float64(r.Offset), r.AckTime != 0 }},
+	{"offloader_replica_lag_bytes", "Durable bytes that it has not acknowledged.", gauge,
+		func(r attached) (float64, bool) { return float64(max(0, r.durable-r.Offset)), r.AckTime != 0 }},
+	{"offloader_replica_acked_timestamp_seconds", "When it last acknowledged anything.", gauge,
+		func(r attached) (float64, bool) { return seconds(r.AckTime) }},
+	{"offloader_replica_full_syncs_total", "Full copies that it got.", counter,
+		func(r attached) (float64, bool) { return float64(r.FullSyncs), true }},
+	{"offloader_replica_partial_syncs_total", "Times that it went on where it was.", counter,
+		func(r attached) (float64, bool) { return float64(r.PartialSyncs), true }},
+	{"offloader_replica_sent_bytes_total", "Bytes that were sent to it, of snapshots and of the stream.", counter,
+		func(r attached) (float64, bool) { return float64(r.SentBytes), true }},
 }
 
 // storeMetrics have the labels source and store.
