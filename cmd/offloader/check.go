@@ -26,11 +26,11 @@ func (a *app) checkCommand() *cobra.Command {
 		Long: `Tell whether archiving is going to work, and what it will cost: is the configuration
 right, can masters, stores, places of exports and the replica for snapshots be reached, which rights
 are missing, how large the fork is that attaching costs, whether the master's backlog and buffers cover
-it, and whether the master goes on with what is archived already. Each finding is "ok", "warn" (it works,
-and has a price) or "FAIL" (it doesn't work), with what to do, often a line to paste. Nothing is changed,
-on the master, in a store or on disk, and the heartbeat isn't called: so of some things only a part can
-be tried, and what wasn't is said. Where the configuration has "max_age", what is too old in a store is a
-"FAIL" too, whether a daemon runs or not.
+it, whether the master goes on with what is archived already, and whether replicas can attach to a relay.
+Each finding is "ok", "warn" (it works, and has a price) or "FAIL" (it doesn't work), with what to do,
+often a line to paste. Nothing is changed, on the master, in a store or on disk, and the heartbeat isn't
+called: so of some things only a part can be tried, and what wasn't is said. Where the configuration has
+"max_age", what is too old in a store is a "FAIL" too, whether a daemon runs or not.
 
 Exit codes: 0 all is fine, or there are only warnings; 1 something fails; 2 wrong usage or
 configuration.`,
@@ -63,13 +63,14 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 	var dataset int64
 	masters := make([]asked, len(c.Sources))
 	stores, limits, now := toJudge(ctx, c), maxAge(c), time.Now()
-	archived := a.archived(ctx, c, running)
+	archived, daemon := a.archived(ctx, c, running), a.running(ctx, c, running)
 	var g errgroup.Group
 	g.SetLimit(atOnce)
 	for i, s := range c.Sources {
 		g.Go(func() error {
 			masters[i] = a.ask(ctx, s, c, running)
 			masters[i].findings = append(masters[i].findings, archived(s.Name, masters[i].facts)...)
+			masters[i].findings = append(masters[i].findings, checkRelay(ctx, s, daemon)...)
 			for _, st := range stores {
 				masters[i].findings = append(masters[i].findings, ages(ctx, st, s.Name, limits, now)...)
 			}

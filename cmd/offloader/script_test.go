@@ -29,13 +29,14 @@ func TestMain(m *testing.M) {
 }
 
 // The transcripts of testdata/script: what a user types, what comes back, and with which code.
-// They find a master at $MASTER, and at $ARCHIVE the archive of a source "cache" (see sample). That at
+// They find a master at $MASTER, a free port in $FREE, and at $ARCHIVE the archive of a source "cache" (see sample). That at
 // $SEALED is encrypted to $RECIPIENT: the identity file $KEY opens it, and $STRANGER doesn't.
 func TestScripts(t *testing.T) {
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	master.Do("ACL", "SETUSER", "reader", "on", ">right", "resetkeys", "resetchannels", "+ping", "+info", "+config|get")
 	closed := enginetest.Start(t, kind, "--requirepass", "secret")
+	free := enginetest.FreePort(t)
 	s := makeSample(t, kind)
 	key, stranger := newIdentity(t), newIdentity(t)
 	sealed := makeSample(t, kind, key.recipient)
@@ -44,6 +45,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("MASTER", master.Addr())
 			e.Setenv("CLOSED", closed.Addr())
+			e.Setenv("FREE", strconv.Itoa(free))
 			e.Setenv("ARCHIVE", s.archive)
 			e.Setenv("TIMELINE", s.timeline)
 			e.Setenv("BEGIN", s.begin.String())
