@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
@@ -46,6 +47,7 @@ func (s *Source) newest() *spool.Timeline {
 // News is closed when next the Head has changed. Before Run has opened the spool it is nil: nothing has
 // begun.
 func (s *Source) News() <-chan struct{} {
+	s.heard.Store(time.Now().UnixNano())
 	s.mu.Lock()
 	src := s.src
 	s.mu.Unlock()
@@ -54,6 +56,9 @@ func (s *Source) News() <-chan struct{} {
 	}
 	return src.News()
 }
+
+// followed tells whether somebody gets the stream as it becomes durable: who does asks for News each time.
+func (s *Source) followed() bool { return time.Since(time.Unix(0, s.heard.Load())) < time.Second }
 
 // Tail reads the newest timeline, if it is the named one, behind an offset.
 func (s *Source) Tail(timeline string, behind stream.Offset) (*spool.Tail, error) {

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,7 +47,7 @@ type Store interface {
 // Options say what to archive, how, and where to.
 type Options struct {
 	Name     string
-	Link     syncer.Options // Listen, BudgetPath, Acked and Logger are set by New
+	Link     syncer.Options // Listen, BudgetPath, Acked, Followed and Logger are set by New
 	Spool    *spool.Spool
 	Stores   []StoreOptions // at least one
 	AckStore bool           // acknowledge what all stores have, not what the spool has
@@ -118,6 +119,7 @@ type Source struct {
 
 	guard guard
 	clock clock
+	heard atomic.Int64 // when somebody last asked for News, as UnixNano
 	waits ackWaits
 }
 
@@ -147,6 +149,7 @@ func New(o Options) *Source {
 	s.guard.path, s.guard.log = filepath.Join(o.Spool.Dir(), o.Name, guardFile), s.log
 	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")
 	s.o.Link.Acked = s.acked
+	s.o.Link.Followed = s.followed
 	return s
 }
 

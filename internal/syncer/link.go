@@ -103,6 +103,9 @@ type Options struct {
 	// its stream. nil: nobody follows us.
 	Follower func(ctx context.Context, f Follower) (Fate, error)
 
+	// Followed tells whether others get the stream from us as it comes. nil: nobody does.
+	Followed func() bool
+
 	Turns      *schedule.Limit     // how many full syncs run at once, over all links; nil: any number
 	BudgetPath string              // JSON file that the full-resync budget survives a restart in; "": it doesn't
 	Acked      func(stream.Offset) // told of each ACK when it was sent; may be nil

@@ -34,7 +34,7 @@ func (c *conn) receive() error {
 				buf = make([]byte, 2*n)
 			}
 			if heavy := load.heavy(buf[:n], now); heavy && n < len(buf) { // a full buffer says that there is more
-				time.Sleep(breath)
+				time.Sleep(c.l.breath())
 			}
 		}
 		if err != nil {
@@ -46,13 +46,23 @@ func (c *conn) receive() error {
 // A busy master writes some KB to each replica many thousand times a second. Taken one by one, each
 // costs a wake-up, a read, a write to the spool, an fsync and an ACK, most of all that we cost, and
 // the master an ACK to read. So under load the link takes a breath, in which more comes together. It
-// never does while somebody waits: WAIT makes a GETACK.
+// never does while somebody waits: WAIT makes a GETACK. And it takes a short one where replicas of ours get
+// what has come, which they shall not have much later than they would from the master.
 const (
 	breath     = 10 * time.Millisecond
+	short      = 2 * time.Millisecond
 	loadWindow = 10 * time.Millisecond
 	heavyLoad  = 10 << 10    // bytes in a window, 1 MB/s: from there on, clients notice what we cost
 	asksFor    = time.Second // after a GETACK others are likely
 )
+
+// breath is how long one is now.
+func (l *Link) breath() time.Duration {
+	if l.o.Followed != nil && l.o.Followed() {
+		return short
+	}
+	return breath
+}
 
 // load knows how much came lately, and whether somebody waits for acknowledgements.
 type load struct {

@@ -56,3 +56,13 @@ func TestNoBreathWhileSomebodyWaits(t *testing.T) {
 	heavy, _ = feed(&l, now, 2000, 10<<10, 100*time.Microsecond)
 	require.True(t, heavy, "when nobody asked for a second")
 }
+
+// Replicas of ours shall not have what is written much later than they would from the master.
+func TestAShortBreathWhereReplicasFollow(t *testing.T) {
+	follow := false
+	l := &Link{o: Options{Followed: func() bool { return follow }}}
+	require.Equal(t, breath, l.breath())
+	follow = true
+	require.Equal(t, short, l.breath())
+	require.Equal(t, breath, (&Link{}).breath())
+}

@@ -32,7 +32,7 @@ func (b *bench) age() {
 		proxy.Watch(seen.answered)
 		master := b.startMaster()
 		d := b.archiveTo(fmt.Sprintf("{type: s3, bucket: %s, endpoint: %q, region: %s, path_style: true, access_key_id: %s, secret_access_key: %s, upload_interval: %s}",
-			server.Bucket(s3test.Plain), proxy.Endpoint(), s3test.Region, s3test.AccessKey, s3test.SecretKey, uploadInterval), target{"main", master.Port()})
+			server.Bucket(s3test.Plain), proxy.Endpoint(), s3test.Region, s3test.AccessKey, s3test.SecretKey, uploadInterval), target{name: "main", port: master.Port()})
 		d.inStep(master)
 		d.until("a store that lacks nothing", func() bool {
 			s := d.source("main")

@@ -29,10 +29,11 @@ type daemon struct {
 	ended   bool
 }
 
-// target is a source: its name, and the port of its master on the loopback.
+// target is a source: its name, and the ports of its master on the loopback and of its relay, 0 for none.
 type target struct {
-	name string
-	port int
+	name  string
+	port  int
+	relay int
 }
 
 // archive starts a daemon on masters. It is killed when the run ends, if it wasn't stopped.
@@ -60,9 +61,18 @@ func (b *bench) archiveTo(store string, targets ...target) *daemon {
 
 // archiveOne starts a daemon on one master and returns when it is in step.
 func (b *bench) archiveOne(master *enginetest.Server) *daemon {
-	d := b.archive(target{"main", master.Port()})
+	d := b.archive(target{name: "main", port: master.Port()})
 	d.inStep(master)
 	return d
+}
+
+// relaying starts a daemon on one master, with a relay, and returns when it is in step and all is stored.
+func (b *bench) relaying(master *enginetest.Server) (d *daemon, port int) {
+	port = enginetest.FreePort(b)
+	d = b.archive(target{"main", master.Port(), port})
+	d.inStep(master)
+	d.stored(0)
+	return d, port
 }
 
 // configure writes the configuration. A running daemon takes it at reload.
@@ -71,7 +81,11 @@ func (d *daemon) configure(targets ...target) {
 	fmt.Fprintf(&text, "spool: {path: %s, max_size: 20GiB, min_free: 1%%}\nstores: [%s]\nhttp: {listen: \"127.0.0.1:%d\"}\nsources:\n",
 		d.path("spool"), d.store, d.http)
 	for _, t := range targets {
-		fmt.Fprintf(&text, "  - {name: %s, address: \"127.0.0.1:%d\"}\n", t.name, t.port)
+		relay := ""
+		if t.relay > 0 {
+			relay = fmt.Sprintf(", relay: {listen: \"127.0.0.1:%d\"}", t.relay)
+		}
+		fmt.Fprintf(&text, "  - {name: %s, address: \"127.0.0.1:%d\"%s}\n", t.name, t.port, relay)
 	}
 	d.b.check(os.WriteFile(d.path("offloader.yaml"), []byte(text.String()), 0o600), "write a configuration")
 }

@@ -13,6 +13,7 @@
 //	wait.go     SET and WAIT against the disk's fdatasync, on a quiet daemon and a busy one
 //	rdb.go      the RDB walk against redis-check-rdb, the full sync against redis-cli --rdb
 //	restore.go  restore against a copy, and both up to an engine that answers
+//	relay.go    a replica of the relay beside one of the master: full sync, ten at once, delay
 //	upload.go   a snapshot to S3 against the SDK's own uploader, on two servers
 //	age.go      how old the oldest byte is that S3 lacks, under load
 //	year.go     planning a restore over a year's archive on S3: time and requests
@@ -49,6 +50,9 @@ var measures = []struct {
 	{"walk", (*bench).walk},
 	{"fullsync", (*bench).fullSync},
 	{"restore", (*bench).restore},
+	{"relay", (*bench).relay},
+	{"replicas", (*bench).replicas},
+	{"delay", (*bench).delay},
 	{"upload", (*bench).upload},
 	{"age", (*bench).age},
 	{"year", (*bench).year},

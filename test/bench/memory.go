@@ -26,7 +26,7 @@ func (b *bench) memory() {
 
 	var ours sample
 	for range b.rounds {
-		d := b.archive(target{"main", master.Port()})
+		d := b.archive(target{name: "main", port: master.Port()})
 		d.until("full sync under way", func() bool { return d.source("main").State != "" && d.source("main").State != "connecting" })
 		busy()
 		d.inStep(master)
@@ -61,11 +61,11 @@ func (b *bench) sources() {
 		b.load(m, int(b.share(0.02)/1000), sets(100_000, docs.next))
 		masters = append(masters, m)
 		for j := range perMaster {
-			targets = append(targets, target{fmt.Sprintf("m%ds%d", i, j), m.Port()})
+			targets = append(targets, target{name: fmt.Sprintf("m%ds%d", i, j), port: m.Port()})
 		}
 	}
 	broken := enginetest.Start(b, b.kind, "--requirepass", "secret")
-	bad := []target{{"nobody", enginetest.FreePort(b)}, {"refused", broken.Port()}}
+	bad := []target{{name: "nobody", port: enginetest.FreePort(b)}, {name: "refused", port: broken.Port()}}
 
 	d := b.archive(append(targets, bad...)...)
 	good := func() (streaming, full, lag, failed int) {

@@ -84,7 +84,7 @@ func (b *bench) fullSync() {
 		b.check(os.Remove(path), "remove an RDB")
 
 		settle()
-		d := b.archive(target{"main", master.Port()})
+		d := b.archive(target{name: "main", port: master.Port()})
 		d.until("durable RDB", func() bool { return d.source("main").LastSnapshot != nil })
 		ours = append(ours, rate(info.Size(), d.started))
 		d.remove()

@@ -35,7 +35,7 @@ func (b *bench) wait() {
 	for i := range b.rounds {
 		// Another source of the same daemon begins, and its RDB arrives.
 		name := fmt.Sprintf("large%d", i)
-		d.configure(target{"main", master.Port()}, target{name, large.Port()})
+		d.configure(target{name: "main", port: master.Port()}, target{name: name, port: large.Port()})
 		d.reload()
 		d.until("second RDB", func() bool { return d.source(name).Transfer != nil })
 		arrived := false
@@ -67,7 +67,7 @@ func (b *bench) wait() {
 		count += len(pairs)
 		ours, probe, p99 = append(ours, pairs.median()), append(probe, syncs.median()), append(p99, pairs.quantile(0.99))
 		d.until("second snapshot", func() bool { return d.source(name).LastSnapshot != nil })
-		d.configure(target{"main", master.Port()})
+		d.configure(target{name: "main", port: master.Port()})
 		d.reload()
 		d.until("end of the second source", func() bool { return d.source(name).Name == "" })
 	}
