@@ -15,6 +15,7 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
@@ -74,6 +75,27 @@ cache: every moment from 2025-12-31 10:00:00 to 11:50:00 (10 m 0 s ago) can be r
   spool     3.0 MiB of 20 GiB
   store     /srv/archive: up to offset 1,234,000, all that is durable
             archive /srv/archive: read-only file system
+`},
+		{"replicas of its relay", change(func(s *httpapi.Source) {
+			s.Relay = &httpapi.Relay{Listen: "10.0.0.9:6390"}
+			s.Replicas = []relay.Replica{
+				{Address: "10.0.0.6:6379", State: relay.Online, Since: ago(time.Hour), Offset: 1234543, AckTime: ago(time.Second)},
+				{Address: "10.0.0.7:6379", State: relay.Copying, Since: ago(3 * time.Second)},
+			}
+		}), `
+cache: every moment from 09:57:00 to 400 ms ago can be restored; 33 B not yet durable
+  master    10.0.0.5:6379, redis 7.0.15
+  link      streaming for 2 h 3 m
+  timeline  20260102T095649.000Z-01234567, replication id 0123456789abcdef0123456789abcdef01234567
+  offsets   received 1,234,600, durable 1,234,567, acknowledged 1,234,567
+  snapshot  2026-01-01 10:00:00, at offset 1,000
+  relay     replicas attach to 10.0.0.9:6390
+  replica   10.0.0.6:6379 online since 11:00:00, acknowledged 1,234,543, 24 B behind
+  replica   10.0.0.7:6379 copying since 11:59:57
+  resyncs   1 full, 2 partial
+  spool     3.0 MiB of 20 GiB
+  store     /srv/archive: up to offset 1,234,000, 567 B and 4.2 s behind
+  WAIT      1 means durable here while Offloader is the master's only replica, n+1 beside n others
 `},
 		{"a full sync", httpapi.Source{Status: source.Status{
 			Name: "cache", State: "syncing", Phase: syncer.Receiving, PhaseSince: ago(3 * time.Second), Master: "10.0.0.5:6379", Upstream: "10.0.0.4:6379", Engine: "valkey", Version: "9.1.2",

@@ -169,7 +169,11 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 		add("rebirth", "would take about %s now, %s: a snapshot of %s, and %s of stream behind it", span(toDuration(p.Seconds)), by, size(p.Snapshot), size(p.Log))
 	}
 	for _, r := range s.Replicas {
-		add("replica", "%s %s since %s, acknowledged %s", r.Address, r.State, moment(r.Since, now), count(int64(r.Offset)))
+		text := fmt.Sprintf("%s %s since %s", r.Address, r.State, moment(r.Since, now))
+		if r.AckTime != 0 {
+			text += fmt.Sprintf(", acknowledged %s, %s behind", count(int64(r.Offset)), size(int64(s.Durable-r.Offset)))
+		}
+		add("replica", "%s", text)
 	}
 	resyncs := fmt.Sprintf("%d full, %d partial", s.FullResyncs, s.PartialResyncs)
 	if s.Rebirths > 0 {
