@@ -147,7 +147,7 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 		replicas = l.Replicas()
 	}
 	for _, r := range replicas {
-		if r.State != relay.Away || time.Since(r.Since.Go()) < remembered {
+		if r.Listens() && (r.State != relay.Away || time.Since(r.Since.Go()) < remembered) {
 			known = append(known, r.Address)
 		}
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"cmp"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,12 @@ type Replica struct {
 	FullSyncs    int64         `json:"full_syncs"`
 	PartialSyncs int64         `json:"partial_syncs"`
 	SentBytes    int64         `json:"sent_bytes"` // of RDBs and of the stream
+}
+
+// Listens tells whether it is a server, that can be asked what it is. A tool gives no port.
+func (r Replica) Listens() bool {
+	_, port, err := net.SplitHostPort(r.Address)
+	return err == nil && port != "0"
 }
 
 // States of a Replica.

@@ -55,6 +55,8 @@ func TestAToolWantsAnRDB(t *testing.T) {
 	}
 	l := running(t, Options{Archive: &archived{rdb: strings.NewReader("R"), bytes: 1, version: 80}})
 	nc := dial(t, l)
+	require.False(t, Replica{Address: "10.0.0.6:0"}.Listens(), "it is nobody to ask later")
+	require.True(t, Replica{Address: "10.0.0.6:6379"}.Listens())
 	hear(t, nc, "REPLCONF rdb-only 1\r\nREPLCONF rdb-only 0\r\nREPLCONF listening-port 1\r\n", "+OK\r\n+OK\r\n+OK\r\n")
 	hear(t, nc, "SYNC\r\n", "-NOMASTERLINK Can't SYNC now: the snapshot is an RDB of version 80")
 }
