@@ -14,6 +14,7 @@
 //	rdb.go      the RDB walk against redis-check-rdb, the full sync against redis-cli --rdb
 //	restore.go  restore against a copy, and both up to an engine that answers
 //	relay.go    a replica of the relay beside one of the master: full sync, ten at once, delay
+//	rebirth.go  a master that was killed and comes back through the relay, beside the full sync of a replica
 //	upload.go   a snapshot to S3 against the SDK's own uploader, on two servers
 //	age.go      how old the oldest byte is that S3 lacks, under load
 //	year.go     planning a restore over a year's archive on S3: time and requests
@@ -53,6 +54,7 @@ var measures = []struct {
 	{"relay", (*bench).relay},
 	{"replicas", (*bench).replicas},
 	{"delay", (*bench).delay},
+	{"rebirth", (*bench).rebirth},
 	{"upload", (*bench).upload},
 	{"age", (*bench).age},
 	{"year", (*bench).year},
