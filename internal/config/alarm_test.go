@@ -45,7 +45,7 @@ func TestAlarms(t *testing.T) {
 		good + "heartbeat: {url: \"https://h/a\", url_file: " + url + "}":        `both "url" and "url_file" are given: keep one`,
 		good + "heartbeat: {url_file: /none}":                                    `f:7:23: `,
 		good + "max_full_syncs: 0":                                               `f:7:17: with 0 full syncs nothing could begin: say 1 or more`,
-		good + "amnesia: {suspect_below: 0.5}":                                   `f:7:27: "0.5" is not a share: say 5%`,
+		good + "amnesia: {suspect_below: 0.5}":                                   `f:7:26: "0.5" is not a share: say 5%`,
 		good + "amnesia: {suspectbelow: 5%}":                                     `f:7:11: unknown field "suspectbelow": did you mean "suspect_below"?`,
 		good + "max_full_syncs: many":                                            `f:7:17: "many" is not a number of full syncs: say 1 or more`,
 	} {
