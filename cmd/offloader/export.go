@@ -35,7 +35,8 @@ dump.rdb, and what services like ElastiCache take from a bucket.
 
 By default it is the dataset of now. The running daemon gets it from the master, which forks for
 it once, or from a replica of it where the configuration says snapshots: {method: replica}; the
-daemon is asked by the socket in its spool. With --offset, --at or --latest it is a snapshot of the
+daemon is asked by the socket in its spool. It is refused while the newest timeline is suspect: what the
+master holds then may not be what you want. With --offset, --at or --latest it is a snapshot of the
 archive, and the point has to be one at which list shows one: restore goes to all others.
 
 In --to {source}, {time}, {offset} and {timeline} are replaced. Nothing is ever overwritten. What

@@ -51,7 +51,7 @@ func (e *SuspectError) Error() string {
 func (e *SuspectError) Hint() string {
 	before := ""
 	if e.Before != "" {
-		before = fmt.Sprintf("`offloader restore --source %s --timeline %s --latest` gives what was before it; ", e.Source, e.Before)
+		before = fmt.Sprintf("`offloader restore --source %s --timeline %s --latest --output DIR` gives what was before it; ", e.Source, e.Before)
 	}
 	return before + fmt.Sprintf("`offloader release --source %s` says that what the master holds now is right", e.Source)
 }
