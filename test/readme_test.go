@@ -79,6 +79,9 @@ func TestReadmeCommands(t *testing.T) {
 			require.Equal(t, master.Digest(), restored.Digest())
 			restored.Stop()
 		}},
+		{"offloader verify --boot", func(block string) {
+			require.Contains(t, r.sh(block), "as the master had then")
+		}},
 		{"redis-cli -h 10.0.0.5 ACL DELUSER", func(block string) {
 			r.stop(syscall.SIGINT)
 			r.sh(block)
@@ -216,11 +219,12 @@ func (r *reader) programs() {
 	program, err := exec.LookPath("make")
 	require.NoError(r.t, err)
 	for name, text := range map[string]string{
-		"git":       `[ "$1" = clone ] && exec cp -r ` + tree + ` offloader`,
-		"sudo":      `exec "$@"`,
-		"systemctl": `echo "$@" >>` + filepath.Join(r.bin, "systemctl.log"),
-		"redis-cli": `exec "` + r.master.Kind().Tool("cli") + `" "$@"`,
-		"make":      `[ "$1" != test ] || exec grep '^test:' Makefile` + "\nexec " + program + ` "$@"`,
+		"git":          `[ "$1" = clone ] && exec cp -r ` + tree + ` offloader`,
+		"sudo":         `exec "$@"`,
+		"systemctl":    `echo "$@" >>` + filepath.Join(r.bin, "systemctl.log"),
+		"redis-server": `exec "` + r.master.Kind().Tool("server") + `" "$@"`, // it may be a valkey, as on many systems
+		"redis-cli":    `exec "` + r.master.Kind().Tool("cli") + `" "$@"`,
+		"make":         `[ "$1" != test ] || exec grep '^test:' Makefile` + "\nexec " + program + ` "$@"`,
 		// Without --archive it reads the system's configuration.
 		"offloader": `case "$*" in *--archive*|*--config*) ;; *) set -- "$@" --config "` + r.root + `/etc/offloader/offloader.yaml" ;; esac
 exec "` + r.root + `/usr/bin/offloader" "$@"`,

@@ -18,12 +18,9 @@ func maxAge(c *config.Config) stale.Limits {
 	return stale.Limits{Snapshot: time.Duration(m.Snapshot), Stored: time.Duration(m.Stored), Verify: time.Duration(m.Verify)}
 }
 
-// toJudge opens the stores whose age is limited. One that can't be opened is none of them: what check
-// says of it by itself is enough.
-func toJudge(ctx context.Context, c *config.Config) []store.Store {
-	if maxAge(c) == (stale.Limits{}) {
-		return nil
-	}
+// readable opens the stores. One that can't be opened is none of them: what check says of it by itself is
+// enough.
+func readable(ctx context.Context, c *config.Config) []store.Store {
 	var stores []store.Store
 	for _, s := range c.Stores {
 		if st, err := openStore(ctx, s, store.Options{}); err == nil {
@@ -33,10 +30,26 @@ func toJudge(ctx context.Context, c *config.Config) []store.Store {
 	return stores
 }
 
-// ages tells what is too old of what a store has of a source: by what is in the store alone, whether
-// a daemon runs or not.
-func ages(ctx context.Context, st store.Store, source string, limits stale.Limits, now time.Time) []check.Finding {
-	cat, err := archive.Load(ctx, st, source)
+// held tells of what stores have of a source: what is too old of it, and whether it was proved. It goes by what is
+// in the stores alone, whether a daemon runs or not.
+func (a *app) held(ctx context.Context, stores []store.Store, source string, limits stale.Limits, now time.Time) (found []check.Finding) {
+	var cats []*archive.Catalog
+	for _, st := range stores {
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+		cat, err := archive.Load(ctx, st, source)
+		cancel()
+		if err == nil {
+			cats = append(cats, cat)
+		}
+		if limits != (stale.Limits{}) {
+			found = append(found, ages(st, cat, err, limits, now)...)
+		}
+	}
+	return append(found, a.proved(cats, source, now)...)
+}
+
+// ages tells what is too old of what a store has of a source, or that it could not be read.
+func ages(st store.Store, cat *archive.Catalog, err error, limits stale.Limits, now time.Time) []check.Finding {
 	if err != nil {
 		return []check.Finding{failed("age", fmt.Errorf("what %s has can't be told: %w", st, err))}
 	}

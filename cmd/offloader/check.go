@@ -29,8 +29,9 @@ are missing, how large the fork is that attaching costs, whether the master's ba
 it, whether the master goes on with what is archived already, and whether replicas can attach to a relay.
 Each finding is "ok", "warn" (it works, and has a price) or "FAIL" (it doesn't work), with what to do,
 often a line to paste. Nothing is changed, on the master, in a store or on disk, and the heartbeat isn't
-called: so of some things only a part can be tried, and what wasn't is said. Where the configuration has
-"max_age", what is too old in a store is a "FAIL" too, whether a daemon runs or not.
+called: so of some things only a part can be tried, and what wasn't is said. A source of which something is
+archived is "ready" to have its master's persistence switched off after one success of verify --boot. Where the
+configuration has "max_age", what is too old in a store is a "FAIL" too, whether a daemon runs or not.
 
 Exit codes: 0 all is fine, or there are only warnings; 1 something fails; 2 wrong usage or
 configuration.`,
@@ -62,7 +63,7 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 	r := report{OK: true}
 	var dataset int64
 	masters := make([]asked, len(c.Sources))
-	stores, limits, now := toJudge(ctx, c), maxAge(c), time.Now()
+	stores, limits, now := readable(ctx, c), maxAge(c), time.Now()
 	archived, daemon := a.archived(ctx, c, running), a.running(ctx, c, running)
 	var g errgroup.Group
 	g.SetLimit(atOnce)
@@ -71,9 +72,7 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 			masters[i] = a.ask(ctx, s, c, running)
 			masters[i].findings = append(masters[i].findings, archived(s.Name, masters[i].facts)...)
 			masters[i].findings = append(masters[i].findings, checkRelay(ctx, s, daemon)...)
-			for _, st := range stores {
-				masters[i].findings = append(masters[i].findings, ages(ctx, st, s.Name, limits, now)...)
-			}
+			masters[i].findings = append(masters[i].findings, a.held(ctx, stores, s.Name, limits, now)...)
 			return nil
 		})
 	}

@@ -69,7 +69,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	work := newJobs(d.log, f, c.Stores, stores, c.Spool.Path)
 	beat := heartbeat.New(string(c.Heartbeat.URL), d.log)
 	web := httpapi.New(httpapi.Options{
-		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, RDB: f.dataset, Promote: f.promote, Logger: d.log,
+		Build: httpapi.Build(build()), Sources: f.report, Spool: sp, Disks: disks, Metrics: metrics, Jobs: work.status, Snapshot: f.snapshot, Count: f.count, RDB: f.dataset, Promote: f.promote, Logger: d.log,
 		MaxAge: f.limits, Heartbeat: beat.Status, FailedReload: d.failed.Load,
 	})
 	systemd := &notifier{log: d.log, sources: f.report}

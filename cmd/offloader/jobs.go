@@ -138,8 +138,18 @@ func (j *jobs) of(c *config.Config) []schedule.Job {
 		}
 	}
 	if !c.Verify.Schedule.IsZero() {
-		for _, st := range j.stores {
-			add("verify "+st.Store.String(), c.Verify.Schedule, verifyDeadline, func(ctx context.Context) error { return j.verify(ctx, st.Store) })
+		for i, st := range j.stores {
+			add("verify "+st.Store.String(), c.Verify.Schedule, verifyDeadline, func(ctx context.Context) error {
+				if i == 0 && !c.Verify.Boot { // once, and a boot does it by itself
+					j.count(ctx)
+				}
+				return j.verify(ctx, st.Store)
+			})
+		}
+		for _, s := range c.Sources {
+			if c.Verify.Boot {
+				add("boot "+s.Name, c.Verify.Schedule, bootDeadline, func(ctx context.Context) error { return j.boot(ctx, s.Name, engines(c)) })
+			}
 		}
 	}
 	return all

@@ -48,6 +48,7 @@ func exitCode(err error) int {
 		between   *betweenError
 		damaged   *archive.DamageError
 		found     *verify.FoundError
+		differ    *verify.CountError
 		locked    *crypt.IdentityError
 	)
 	switch {
@@ -55,7 +56,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &wrong), errors.As(err, &syntax), errors.As(err, &ambiguous), errors.As(err, &unknown):
 		return exitUsage
-	case errors.As(err, &found), errors.As(err, &damaged): // also where damage is why a point can't be reached
+	case errors.As(err, &found), errors.As(err, &differ), errors.As(err, &damaged): // also where damage is why a point can't be reached
 		return exitDamaged
 	case errors.As(err, &locked): // the archive is as it should be, --identity isn't
 		return exitUsage

@@ -18,6 +18,9 @@ type pointFlags struct {
 	latest                               bool
 }
 
+// pointNames are the flags of which one says the point.
+var pointNames = []string{"at", "offset", "before", "latest"}
+
 func (f *pointFlags) add(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.at, "at", "", "the last moment not after `TIME`")
@@ -31,7 +34,7 @@ func (f *pointFlags) add(a *app, cmd *cobra.Command) {
 // point reads the one of the four flags that is given.
 func (f pointFlags) point(given func(string) bool, now time.Time) (plan.Point, error) {
 	var chosen []string
-	for _, name := range []string{"at", "offset", "before", "latest"} {
+	for _, name := range pointNames {
 		if given(name) {
 			chosen = append(chosen, "--"+name)
 		}

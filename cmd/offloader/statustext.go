@@ -187,6 +187,11 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 	if s.Spool.Error != "" && s.Spool.Error != s.Error {
 		bad("", s.Spool.Error, "")
 	}
+	if b := s.LastBoot; b != nil && b.Findings > 0 {
+		bad("boot", "a scratch engine held another number of keys than the master, at "+moment(b.Time, now), "`offloader verify --boot` tells more; keep the master's own persistence on")
+	} else if b != nil && b.Error != "" {
+		bad("boot", fmt.Sprintf("no scratch engine could be booted at %s: %s", moment(b.Time, now), b.Error), "")
+	}
 	for _, store := range s.Stores {
 		add("store", "%s: %s", store.Name, behind(store))
 		if store.Error != "" {
@@ -270,10 +275,15 @@ func newest(h stale.Held, now time.Time) string {
 	if h.Snapshot != 0 {
 		text = "newest snapshot " + moment(h.Snapshot, now)
 	}
-	if h.Verified == 0 {
-		return text + ", not verified yet"
+	verified := ", not verified yet"
+	if h.Verified != 0 {
+		verified = ", verified " + moment(h.Verified, now)
 	}
-	return text + ", verified " + moment(h.Verified, now)
+	text += verified
+	if h.Booted != 0 {
+		text += ", booted " + moment(h.Booted, now)
+	}
+	return text
 }
 
 // moment is a time of day, with its date where that isn't today's.

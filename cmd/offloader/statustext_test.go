@@ -41,6 +41,15 @@ func TestStatusTellsOfAges(t *testing.T) {
 	store.LastVerify, store.Held = &source.Verify{Time: at(0)}, stale.Held{}
 	require.NotContains(t, told(), "verified", "it isn't known yet")
 
+	store.Held.Since, store.Held.Booted = at(time.Hour), at(time.Minute)
+	require.Contains(t, told(), "not verified yet, booted 11:59:00")
+	boot := func(v source.Verify) string {
+		return text(new(app).details(httpapi.Source{Status: source.Status{LastBoot: &v}}, now)...)
+	}
+	require.NotContains(t, boot(source.Verify{Time: at(0)}), "boot")
+	require.Contains(t, boot(source.Verify{Time: at(0), Findings: 1}), "a scratch engine held another number of keys than the master, at 12:00:00  → `offloader verify --boot` tells more")
+	require.Contains(t, boot(source.Verify{Time: at(0), Error: "there is no redis"}), "no scratch engine could be booted at 12:00:00: there is no redis")
+
 	beat := heartbeat.Status{Host: "hc.example.com"}
 	require.Contains(t, text(heartbeatRow(beat, now)), "heartbeat to hc.example.com each minute while all is well none was taken since the start")
 	beat.Last = at(time.Minute)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +16,8 @@ import (
 )
 
 func (a *app) verifyCommand() *cobra.Command {
-	var source, timeline string
+	var f pointFlags
+	boot := false
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Read everything in the archive again, and check it",
@@ -25,18 +28,40 @@ and which moments can't be restored now. A file that a store doesn't give, thoug
 is damaged too. A daemon may be at work on the archive meanwhile; what only its spool has is not
 looked at.
 
-Exit codes: 0 all is as it was written; 1 failed, or something could not be read; 2 wrong usage or
-configuration; 4 the archive is damaged.`,
-		Example: "  offloader verify\n  offloader verify --archive /srv/archive\n  offloader verify --source cache --json",
-		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), source, timeline) },
+With --boot nothing is read for its own sake. A scratch engine of the master's product, from PATH or
+the configuration, replicates one source from the archive, spool included, up to an offset at which
+the master has said how many keys it had, and is counted: a running daemon asks the master now, and
+else it is the last count that it has noted. With a point it is the last count before the point, and
+the engine then goes on to the point. The engine is private, and gone afterwards; it takes the
+memory of the whole dataset, and is refused where that isn't free. Success is noted in the archive:
+it is what check asks for before it calls a source ready to switch the master's persistence off.
+
+Exit codes: 0 all is as it was written, or was in the master; 1 failed, or something could not be
+read, or there is no engine; 2 wrong usage or configuration; 3 the point can't be restored; 4 the
+archive is damaged, or the engine held another number of keys.`,
+		Example: "  offloader verify\n  offloader verify --archive /srv/archive\n  offloader verify --source cache --json\n" +
+			"  offloader verify --boot --source cache\n  offloader verify --boot --archive /srv/archive --at 'yesterday 14:00'",
+		Args: noArgs,
 	}
-	cmd.Flags().StringVar(&timeline, "timeline", "", "this timeline only, by `NAME`; needs --source where there are several")
-	a.sourceFlag(cmd, &source)
-	cmd.Flags().Lookup("source").Usage = "this source only, by `NAME`"
+	f.add(a, cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&boot, "boot", false, "boot a scratch engine from the archive, and count its keys")
+	for _, name := range pointNames {
+		flags.Lookup(name).Usage = "with --boot: " + flags.Lookup(name).Usage
+	}
+	flags.Lookup("timeline").Usage = "this timeline only, by `NAME`; needs --source where there are several"
+	flags.Lookup("source").Usage = "this source only, by `NAME`"
 	a.identityFlag(cmd)
-	laterFlags(cmd, "boot")
-	cmd.Flags().Lookup("boot").NoOptDefVal = "true" // it will take no value
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := cmd.Flags().Changed
+		if boot {
+			return a.boot(cmd.Context(), f, given, time.Now())
+		}
+		if i := slices.IndexFunc(pointNames, given); i >= 0 {
+			return usagef("say --boot too, or leave it out", "--%s is for --boot: without it everything is verified", pointNames[i])
+		}
+		return a.verify(cmd.Context(), f.source, f.timeline)
+	}
 	return cmd
 }
 

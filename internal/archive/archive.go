@@ -51,6 +51,11 @@ const (
 	// EventVerified says that all that the store had of the source, up to Offset of this timeline, was
 	// read again between From and Time, and found right.
 	EventVerified = "verified"
+	// EventCounted says how many keys the master held at Offset, by its own word: Counts.
+	EventCounted = "counted"
+	// EventBooted says that an engine that replayed the archive up to Offset, between From and Time, held as
+	// many keys as the master had counted there: Counts.
+	EventBooted = "booted"
 )
 
 // Event is something that happened to a timeline after it began.
@@ -68,7 +73,8 @@ type Event struct {
 
 	At stream.Time `json:"at,omitempty"` // pin: the time that was asked for, if it was one
 
-	Keys *Sizes `json:"keys,omitempty"` // suspect: of the dataset
+	Keys   *Sizes           `json:"keys,omitempty"`   // suspect: of the dataset
+	Counts map[string]int64 `json:"counts,omitempty"` // keys by database, those that have any
 
 	// Damage is why the file could not be read. Kind, Offset and Time are those of its name then,
 	// and nothing else is known.

@@ -99,13 +99,12 @@ func newLoader(files Files, source, timeline string, entries []Entry) *loader {
 	return &loader{files: files, source: source, timeline: timeline, entries: entries, t: &Timeline{}, prefix: inTimeline(source, timeline, "") + "/"}
 }
 
-// small are the JSON files without which there is no catalog. Of a "verified" the name says enough:
-// there may be one for each day.
+// small are the JSON files without which there is no catalog.
 func (l *loader) small() []string {
 	names := []string{l.prefix + timelineFile}
 	for _, e := range l.entries {
 		n, err := ParseEventName(strings.TrimPrefix(e.Name, l.prefix))
-		if err == nil && n.Kind != EventVerified {
+		if err == nil && !ByName(n.Kind) {
 			names = append(names, e.Name)
 		}
 	}
@@ -202,7 +201,7 @@ func (l *loader) exists(ctx context.Context, name string) (bool, error) {
 // event reads an event. One that is damaged is a problem, but what its name says has happened all
 // the same; one that vanished was none.
 func (l *loader) event(ctx context.Context, small ahead, n EventName) error {
-	if n.Kind == EventVerified {
+	if ByName(n.Kind) {
 		l.t.Events = append(l.t.Events, Event{Kind: n.Kind, Offset: n.Offset, Time: n.Time})
 		return nil
 	}

@@ -94,12 +94,23 @@ func (t *Timeline) Pruned() stream.Offset {
 	return pruned
 }
 
+// ByName tells whether an event's name says enough for a catalog: there may be one of that kind for each day, and
+// what is in it is read by who needs it (ReadEvent).
+func ByName(kind string) bool {
+	return kind == EventVerified || kind == EventCounted || kind == EventBooted
+}
+
 // Verified is the last event that says that all that was there was as it had been written; false:
 // there is none.
-func (c *Catalog) Verified() (last Event, ok bool) {
+func (c *Catalog) Verified() (last Event, ok bool) { return c.last(EventVerified) }
+
+// Booted is the last event that says that an engine held what the master did; false: there is none.
+func (c *Catalog) Booted() (last Event, ok bool) { return c.last(EventBooted) }
+
+func (c *Catalog) last(kind string) (last Event, ok bool) {
 	for _, t := range c.Timelines {
 		for _, e := range t.Events {
-			if e.Kind == EventVerified && e.Time >= last.Time {
+			if e.Kind == kind && e.Time >= last.Time {
 				last, ok = e, true
 			}
 		}

@@ -337,7 +337,7 @@ func (f *Facts) persistence(out *findings) {
 		out.add(Warn, "persistence", "", "RDB and AOF are off: until the first snapshot is stored, nothing outlives a crash of this server")
 		return
 	}
-	out.ok("persistence", "%s: keep it on until `offloader status` shows a first snapshot stored and nothing not yet durable, and a restore was tried", strings.Join(on, " and "))
+	out.ok("persistence", "%s: keep it on until `offloader status` shows a first snapshot stored and nothing not yet durable, and `offloader verify --boot` has succeeded", strings.Join(on, " and "))
 }
 
 // roundUp is the next power of two.

@@ -43,6 +43,7 @@ type Config struct {
 	Ack     string  // what is acknowledged: "local", what the spool has, or "store", what all stores have
 	HTTP    HTTP
 	Verify  Verify
+	Engine  Engine
 
 	Snapshots Snapshots
 	Exports   []Export
@@ -64,7 +65,11 @@ type Amnesia struct {
 // Verify is when everything in the archive is read again and checked.
 type Verify struct {
 	Schedule schedule.Schedule // the zero one: never
+	Boot     bool              // a scratch engine is booted from what is archived of each source, too
 }
+
+// Engine says where servers lie that scratch engines are made of.
+type Engine struct{ Redis, Valkey string } // "": looked for in PATH
 
 // Source is a master that is archived.
 type Source struct {
@@ -184,6 +189,12 @@ func (r *reader) config(n node, c *Config) {
 		{"exports", func(n node) { r.exports(n, c) }},
 		{"retention", func(n node) { c.Retention = r.retention(n) }},
 		{"verify", func(n node) { r.verify(n, &c.Verify) }},
+		{"engine", func(n node) {
+			r.mapping(n, "engine", []field{
+				{"redis", func(n node) { r.value(n, &c.Engine.Redis, path) }},
+				{"valkey", func(n node) { r.value(n, &c.Engine.Valkey, path) }},
+			})
+		}},
 		{"max_age", func(n node) { r.maxAge(n, &c.MaxAge) }},
 		{"heartbeat", func(n node) {
 			if !r.namesOnly {
@@ -209,6 +220,9 @@ func (r *reader) config(n node, c *Config) {
 	r.exportsApart(c)
 	r.canKeep(c)
 	r.relaysWork(c)
+	if err := c.Encryption.CanRead("a boot"); c.Verify.Boot && err != nil && !r.namesOnly {
+		r.fail(r.where["verify.boot"], err.Error())
+	}
 }
 
 func (r *reader) sources(n node, c *Config) {
@@ -290,6 +304,7 @@ func (r *reader) ack(n node, c *Config) {
 func (r *reader) verify(n node, v *Verify) {
 	given := r.mapping(n, "verify", []field{
 		{"schedule", func(n node) { read(r, n, &v.Schedule, schedule.Parse) }},
+		{"boot", func(n node) { read(r, n, &v.Boot, yesOrNo) }},
 	})
 	if given != nil && !given["schedule"] {
 		r.fail(r.at(n), `"verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`)

@@ -149,6 +149,9 @@ func TestWhatCanBeSaid(t *testing.T) {
 		{"another port", good + "http: {listen: \":0\"}\n", func(c *Config) { c.HTTP.Listen = ":0" }},
 		{"ack", good + "ack: local\n", func(*Config) {}},
 		{"verify", good + "verify: {schedule: TZ=UTC 0 4 * * *}\n", func(c *Config) { c.Verify.Schedule = at(t, "TZ=UTC 0 4 * * *") }},
+		{"a boot", good + "verify: {schedule: TZ=UTC 0 4 * * *, boot: true}\nengine: {valkey: /opt/valkey-server}\n", func(c *Config) {
+			c.Verify.Schedule, c.Verify.Boot, c.Engine.Valkey = at(t, "TZ=UTC 0 4 * * *"), true, "/opt/valkey-server"
+		}},
 		{"one alias for several sources", strings.Replace(good, "  - name: cache\n    address: 10.0.0.5\n",
 			"  - &first {name: cache, address: 10.0.0.5, announce: \"a:1\"}\n  - {<<: *first, name: sessions}\n", 1), func(c *Config) {
 			c.Sources[0].Announce = "a:1"
@@ -183,8 +186,8 @@ func TestWhatIsWrong(t *testing.T) {
 		{"no fields", "{}\n", []string{`1:1: there is no "sources": name at least one master to archive`, `1:1: there is no "stores": name the place where the archive is kept`}},
 		{"an unknown field", source("    adress: a\n"), []string{`2:5: this source has no "address": say where its master is, like 10.0.0.5:6379`, `3:5: unknown field "adress": did you mean "address"?`}},
 		{"an unknown field at the top", good + "store: []\n", []string{`7:1: unknown field "store": did you mean "stores"?`}},
-		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs, amnesia`}},
-		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, max_age, heartbeat, max_full_syncs, amnesia`}},
+		{"a field like none", good + "colour: red\n", []string{`7:1: unknown field "colour": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, engine, max_age, heartbeat, max_full_syncs, amnesia`}},
+		{"a field in the wrong place", good + "max_size: 1GiB\n", []string{`7:1: unknown field "max_size": there is sources, spool, stores, ack, http, encryption, snapshots, exports, retention, verify, engine, max_age, heartbeat, max_full_syncs, amnesia`}},
 		{"no exports", good + "exports: []\n", []string{`7:10: "exports" is an empty list`}},
 		{"half an export", good + "exports: [{to: '/x/{time}'}, {schedule: '@daily'}]\n", []string{
 			`7:11: this export has no "schedule": say when, like "0 3 * * *" for each day at 03:00`, `7:30: this export has no "to": say where, like s3://bucket/{source}-{time}.rdb or a path`}},
@@ -206,6 +209,9 @@ func TestWhatIsWrong(t *testing.T) {
 		{"a snapshot's schedule", good + "snapshots: {schedule: hourly}\n", []string{`7:23: "hourly" is no schedule: it has 1 fields, a schedule has 5: minute, hour, day of the month, month, day of the week, like "0 4 * * *" for each day at 04:00`}},
 		{"a schedule that isn't", good + "verify: {schedule: \"0 4 * * 7\"}\n", []string{`7:20: "0 4 * * 7" is no schedule: its day of the week is "7": say 0 (Sunday) to 6, or SUN to SAT, a range like 1-5, a list like 1,3, or * with a step like */2`}},
 		{"a schedule in no zone", good + "verify:\n  schedule: TZ=Europe/Berln 0 4 * * *\n", []string{`8:13: "TZ=Europe/Berln 0 4 * * *" is no schedule: there is no time zone "Europe/Berln": say one like Europe/Berlin or UTC`}},
+		{"a boot without a schedule", good + "verify: {boot: true}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`}},
+		{"a boot that isn't", good + "verify: {schedule: \"@daily\", boot: often}\n", []string{`7:36: "often" is neither true nor false`}},
+		{"an engine of no product", good + "engine: {path: /x}\n", []string{`7:10: unknown field "path": there is redis, valkey`}},
 		{"no schedule", good + "verify: {}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`}},
 		{"a schedule's neighbour", good + "verify: {shedule: \"0 4 * * *\"}\n", []string{`7:9: "verify" has no "schedule": say when, like "0 4 * * *" for each day at 04:00`, `7:10: unknown field "shedule": did you mean "schedule"?`}},
 		{"sentinel", source("    sentinel: {master: m}\n"), []string{`3:5: "sentinel" is not in this version`}},

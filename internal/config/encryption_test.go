@@ -43,6 +43,12 @@ func TestEncryption(t *testing.T) {
 	require.ErrorContains(t, c.Encryption.CanRead("the relay"), `the relay reads what is stored encrypted: "encryption" needs an "identity_file"`)
 	require.NoError(t, Encryption{}.CanRead("the relay"), "what is stored is plain")
 
+	boot := "verify: {schedule: \"@daily\", boot: true}\n"
+	_, _, err = Parse("c", []byte(good+boot+"encryption: {recipients: ["+public[0]+"]}\n"), environment())
+	require.ErrorContains(t, err, `c:7:36: a boot reads what is stored encrypted: "encryption" needs an "identity_file"`)
+	_, _, err = Parse("c", []byte(good+boot+"encryption: {recipients: ["+public[0]+"], identity_file: "+file[0]+"}\n"), environment())
+	require.NoError(t, err)
+
 	with, warnings, err := Parse("c", []byte(good+"encryption:\n  recipients:\n    - ${KEY}\n    - "+public[1]+"\n  identity_file: "+file[1]+"\n"), environment("KEY", public[0]))
 	require.NoError(t, err)
 	require.Empty(t, warnings)

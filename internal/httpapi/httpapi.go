@@ -6,7 +6,7 @@
 //	                 a line each
 //	/api/v1/status   what `offloader status --json` prints
 //
-// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go), …/rdb (rdb.go)
+// and, on the socket alone, POST /api/v1/sources/NAME/snapshot (snapshot.go), …/count (count.go), …/rdb (rdb.go)
 // and …/promote/WHAT (promote.go).
 //
 // It shows what sources say of themselves at the moment somebody asks, and keeps nothing but two
@@ -129,6 +129,8 @@ type Options struct {
 	FailedReload func() *FailedReload
 	// Snapshot takes one of a source, and returns when every store has it; nil: it can't be asked for.
 	Snapshot func(ctx context.Context, source string) (Snapshot, error)
+	// Count has a source's master counted, and notes it in the archive; nil: it can't be asked for.
+	Count func(ctx context.Context, source string) (Counted, error)
 	// RDB gives use the dataset of a source as it is now, and returns what use does; nil: it can't
 	// be asked for.
 	RDB func(ctx context.Context, source string, use func(export.Point, io.Reader) error) error
@@ -166,6 +168,7 @@ func New(o Options) *Server {
 	all := http.NewServeMux()
 	all.Handle("/", readOnly(mux))
 	all.HandleFunc("POST /api/v1/sources/{source}/snapshot", s.snapshot)
+	all.HandleFunc("POST /api/v1/sources/{source}/count", s.count)
 	all.HandleFunc("POST /api/v1/sources/{source}/rdb", s.rdb)
 	all.HandleFunc("POST /api/v1/sources/{source}/promote/{what}", s.promote)
 	s.handler = all

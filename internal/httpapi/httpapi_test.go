@@ -47,12 +47,13 @@ func well(name string) Source {
 		Name: name, State: "streaming", Phase: syncer.Streaming, Master: "10.0.0.5:6379", Timeline: "20260102T110000.000Z-01234567",
 		Received: 2000, ReceivedTime: stream.TimeOf(noon), Durable: 1900, DurableTime: stream.TimeOf(noon), NotDurable: 100, NotDurableSecs: 0.25,
 		Acked: 1800, Since: stream.TimeOf(noon.Add(-time.Hour)), FullResyncs: 1, PartialResyncs: 2, NextFullResync: stream.TimeOf(noon),
-		LastSnapshot: &source.Moment{Offset: 1000, Time: stream.TimeOf(noon.Add(-time.Hour))},
-		Spool:        source.SpoolStatus{Bytes: 900, MaxBytes: 10_000},
+		LastSnapshot: &source.Moment{Offset: 1000, Time: stream.TimeOf(noon.Add(-time.Hour))}, LastBoot: &source.Verify{Time: stream.TimeOf(noon)},
+		Spool: source.SpoolStatus{Bytes: 900, MaxBytes: 10_000},
 		Stores: []source.StoreStatus{{Name: "/srv/archive", Stored: 1500, StoredTime: stream.TimeOf(noon.Add(-time.Second)), LagBytes: 400, LagSeconds: 1,
 			Errors: 3, Segments: 4, StreamBytes: 500, IntervalSeconds: 1, LastVerify: &source.Verify{Time: stream.TimeOf(noon.Add(-24 * time.Hour))},
 			Held: stale.Held{Since: stream.TimeOf(noon.Add(-240 * time.Hour)), Snapshot: stream.TimeOf(noon.Add(-time.Hour)),
-				Stored: stream.TimeOf(noon.Add(-time.Second)), Verified: stream.TimeOf(noon.Add(-24 * time.Hour))}}},
+				Stored: stream.TimeOf(noon.Add(-time.Second)), Verified: stream.TimeOf(noon.Add(-24 * time.Hour)),
+				Booted: stream.TimeOf(noon.Add(-24 * time.Hour))}}},
 		Errors: map[syncer.Kind]int64{syncer.KindTimeout: 5},
 	}}
 }
@@ -221,6 +222,8 @@ func TestMetricsAreWhatTheSourcesSay(t *testing.T) {
 		`offloader_store_snapshot_timestamp_seconds{source="cache",store="/srv/archive"}`: "1.7673516e+09",
 		`offloader_store_verified_timestamp_seconds{source="cache",store="/srv/archive"}`: "1.7672688e+09",
 		`offloader_store_verify_findings{source="cache",store="/srv/archive"}`:            "0",
+		`offloader_store_booted_timestamp_seconds{source="cache",store="/srv/archive"}`:   "1.7672688e+09",
+		`offloader_boot_findings{source="cache"}`:                                         "0",
 		`offloader_spool_bytes`:                                                 "900",
 		`offloader_full_sync_received_bytes{source="cache"}`:                    "10",
 		`offloader_full_sync_expected_bytes{source="cache"}`:                    "", // the master didn't say

@@ -94,6 +94,13 @@ var sourceMetrics = []metric[*Source]{
 		func(s *Source) (float64, bool) {
 			return ofKnown(s, func(k *source.Known) float64 { return float64(k.Time) / 1000 })
 		}},
+	{"offloader_boot_findings", "1 where the last scratch engine since the start held another number of keys than the master, 0 where as many.", gauge,
+		func(s *Source) (float64, bool) {
+			if s.LastBoot == nil || s.LastBoot.Error != "" {
+				return 0, false
+			}
+			return float64(s.LastBoot.Findings), true
+		}},
 	{"offloader_full_resyncs_total", "Full resyncs begun, a fork of the master each.", counter,
 		func(s *Source) (float64, bool) { return float64(s.FullResyncs), true }},
 	{"offloader_partial_resyncs_total", "Connections that went on where the one before had ended.", counter,
@@ -165,6 +172,8 @@ var storeMetrics = []metric[source.StoreStatus]{
 		func(s source.StoreStatus) (float64, bool) { return seconds(s.Held.Snapshot) }},
 	{"offloader_store_verified_timestamp_seconds", "When all that the store has was last read again, and was as it had been written.", gauge,
 		func(s source.StoreStatus) (float64, bool) { return seconds(s.Held.Verified) }},
+	{"offloader_store_booted_timestamp_seconds", "When a scratch engine that replayed the archive last held what the master had.", gauge,
+		func(s source.StoreStatus) (float64, bool) { return seconds(s.Held.Booted) }},
 	{"offloader_store_verify_findings", "What the last verify since the start found wrong.", gauge,
 		func(s source.StoreStatus) (float64, bool) {
 			if s.LastVerify == nil {

@@ -243,7 +243,7 @@ func (c *chooser) rest(gone bool, pruned stream.Offset) {
 			if e.To < pruned {
 				f.goes("a later one says more")
 			}
-		case archive.EventVerified: // there may be one for each day
+		case archive.EventVerified, archive.EventCounted, archive.EventBooted: // there may be one for each day
 			later := slices.ContainsFunc(c.t.Events, func(v archive.Event) bool { return v.Kind == e.Kind && v.Time > e.Time && v.Offset >= e.Offset })
 			if e.Time < c.from && later {
 				f.goes("a later one says more")

@@ -70,6 +70,7 @@ type progress struct {
 	healed time.Time              // when that was last tried in vain
 	looked time.Time              // when timeline.json was last there
 	ended  bool                   // the timeline gets no more events; asked before they were stored
+	early  bool                   // an event waits for the stream to come to it
 }
 
 // ship runs until ctx ends, and then once more to bring what came last.
@@ -163,6 +164,11 @@ func (sh *shipper) advance(ctx context.Context, t *spool.Timeline, newest, end b
 	}
 	if err := sh.stream(ctx, t, p, newest, end); err != nil {
 		return err
+	}
+	if p.early { // what it is of may be there by now
+		if err := sh.events(ctx, t, p); err != nil {
+			return err
+		}
 	}
 	if err := sh.heal(ctx, t, p); err != nil {
 		return err
@@ -396,14 +402,20 @@ func (sh *shipper) snapshot(ctx context.Context, t *spool.Timeline, s spool.Snap
 	return nil
 }
 
-// events stores those that the spool still has.
+// events stores those that the spool still has. A count of the master's keys waits for the stream up to there: who
+// finds it in the store has to find there what leads to it.
 func (sh *shipper) events(ctx context.Context, t *spool.Timeline, p *progress) error {
 	pending, err := t.Events()
 	if err != nil {
 		return err
 	}
 	have := map[string]bool{}
+	p.early = false
 	for _, e := range pending {
+		if e.Kind == archive.EventCounted && e.Offset > p.stored.Offset {
+			p.early, p.ended = true, false
+			continue
+		}
 		if !p.events[e.Name()] {
 			if err := sh.event(ctx, t, e); err != nil {
 				return err

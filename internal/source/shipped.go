@@ -2,9 +2,11 @@ package source
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"time"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
@@ -46,6 +48,38 @@ func (s *Source) Verified(store string, v Verify) {
 		s.shipped[n].verify = &v
 		s.mu.Unlock()
 	}
+}
+
+// Booted takes note of what came of booting a scratch engine from what is archived of this source.
+func (s *Source) Booted(v Verify) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boot = &v
+}
+
+// Note keeps an event of a timeline that is still spooled, for all stores.
+func (s *Source) Note(timeline string, e archive.Event) error {
+	s.mu.Lock()
+	src := s.src
+	s.mu.Unlock()
+	if src == nil {
+		return errStopped
+	}
+	for _, t := range src.Timelines() {
+		if t.Info().Timeline != timeline {
+			continue
+		}
+		if err := t.AddEvent(e); err != nil {
+			return err
+		}
+		if e.Kind == archive.EventBooted {
+			for n := range s.shippers {
+				s.holds(n, stale.Held{Booted: e.Time})
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("timeline %s is no longer written", timeline)
 }
 
 // enter puts what was found of t into the ledger and the status.

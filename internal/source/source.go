@@ -103,6 +103,7 @@ type Source struct {
 	since    stream.Time // from when on every moment can be restored
 	broken   string      // why nothing of what is being archived can be, "" if it can
 	snapshot *Moment     // the newest timeline's last
+	boot     *Verify     // the last of a scratch engine, in this life of the daemon
 
 	listening bool // on the announced port; the link's goroutine asks
 	port      int  // that it is

@@ -45,6 +45,7 @@ type Status struct {
 	NextFullResync stream.Time   `json:"next_full_resync"` // when the budget allows one
 	PlainSync      bool          `json:"plain_sync,omitempty"`
 	LastSnapshot   *Moment       `json:"last_snapshot"`
+	LastBoot       *Verify       `json:"last_boot"`          // of a scratch engine from the archive; null: none since the start
 	Transfer       *Transfer     `json:"transfer,omitempty"` // the RDB that arrives
 	Spool          SpoolStatus   `json:"spool"`
 	Stores         []StoreStatus `json:"stores"`
@@ -109,11 +110,11 @@ type StoreStatus struct {
 	LastVerify      *Verify    `json:"last_verify"`      // null: none since the start
 }
 
-// Verify is what came of reading all again that a store has of a source.
+// Verify is what came of reading all again that a store has of a source, or of booting an engine from it.
 type Verify struct {
 	Time     stream.Time `json:"time"`     // when it was done
-	Findings int         `json:"findings"` // how many things are not as they were written
-	Error    string      `json:"error"`    // why it could not be read, "" where it could
+	Findings int         `json:"findings"` // how many things are not as they were written; 1 where an engine held other keys
+	Error    string      `json:"error"`    // why it could not be done, "" where it could
 }
 
 // Hole is a part of a timeline's stream that a store lacks until it is healed.
@@ -128,13 +129,13 @@ type Hole struct {
 func (s *Source) Status(now time.Time) Status {
 	s.mu.Lock()
 	link, cur, shipped, since, snapshot, roomErr := s.link, s.cur, slices.Clone(s.shipped), s.since, s.snapshot, s.roomErr
-	up, lastByte, broken, noAnswer := s.outage == nil, s.lastByte, s.broken, s.noAnswer
+	up, lastByte, broken, noAnswer, boot := s.outage == nil, s.lastByte, s.broken, s.noAnswer, s.boot
 	s.mu.Unlock()
 	ack := "local"
 	if s.o.AckStore {
 		ack = "store"
 	}
-	st := Status{Name: s.o.Name, Ack: ack, State: "connecting", Master: s.o.Link.Address, Since: since, LastSnapshot: snapshot,
+	st := Status{Name: s.o.Name, Ack: ack, State: "connecting", Master: s.o.Link.Address, Since: since, LastSnapshot: snapshot, LastBoot: boot,
 		Spool: SpoolStatus{Bytes: s.o.Spool.Used(), MaxBytes: s.o.Spool.MaxSize()}}
 	if broken != "" {
 		st.Broken, st.BrokenHint, st.Since = broken, brokenHint, 0

@@ -218,24 +218,11 @@ func (k *taking) begin(m syncer.Master, id stream.ReplID, at stream.Offset, size
 // place waits until the stream has come to the RDB's offset, under the id that the RDB is of: after
 // a failover other bytes may stand there. Then the log is cut.
 func (k *taking) place() (stream.Cursor, error) {
-	for k.cur.Durable().Offset < k.at {
-		select {
-		case <-k.ctx.Done():
-			return stream.Cursor{}, context.Cause(k.ctx)
-		case <-k.s.over:
-			return stream.Cursor{}, errStopped
-		case <-time.After(10 * time.Millisecond):
-		}
+	cursor, err := k.s.reached(k.ctx, k.cur, k.id, k.at)
+	if err == nil {
+		k.s.ledger.confirm(k.cur, k.at)
 	}
-	cursor, id, err := k.cur.CursorAt(k.at)
-	if err == nil && id != k.id {
-		err = fmt.Errorf("a failover came between: at offset %d the stream has replication id %s, the RDB %s", k.at, id.Short(), k.id.Short())
-	}
-	if err != nil {
-		return cursor, err
-	}
-	k.s.ledger.confirm(k.cur, k.at)
-	return cursor, nil
+	return cursor, err
 }
 
 func (k *taking) Write(p []byte) (int, error) { return k.rdb.Write(p) }

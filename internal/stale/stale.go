@@ -29,6 +29,7 @@ type Held struct {
 	Snapshot stream.Time `json:"snapshot"` // the moment of the newest snapshot
 	Stored   stream.Time `json:"stored"`   // when the newest byte was received
 	Verified stream.Time `json:"verified"` // when all was last read again, and was as it had been written
+	Booted   stream.Time `json:"booted"`   // when an engine that replayed it last held what the master had
 }
 
 // Of is what a catalog, of one store, holds.
@@ -48,6 +49,9 @@ func Of(c *archive.Catalog) Held {
 	if e, ok := c.Verified(); ok {
 		h.Verified = e.Time
 	}
+	if e, ok := c.Booted(); ok {
+		h.Booted = e.Time
+	}
 	return h
 }
 
@@ -57,6 +61,7 @@ func (h Held) With(o Held) Held {
 		h.Since = o.Since
 	}
 	h.Snapshot, h.Stored, h.Verified = max(h.Snapshot, o.Snapshot), max(h.Stored, o.Stored), max(h.Verified, o.Verified)
+	h.Booted = max(h.Booted, o.Booted)
 	return h
 }
 

@@ -75,7 +75,7 @@ func TestWith(t *testing.T) {
 	times := rapid.Int64Range(0, stream.TimeOf(noon).Go().UnixMilli())
 	held := rapid.Custom(func(t *rapid.T) Held {
 		at := func(name string) stream.Time { return stream.Time(times.Draw(t, name)) }
-		return Held{at("since"), at("snapshot"), at("stored"), at("verified")}
+		return Held{at("since"), at("snapshot"), at("stored"), at("verified"), at("booted")}
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		a, b, c := held.Draw(t, "a"), held.Draw(t, "b"), held.Draw(t, "c")

@@ -121,7 +121,7 @@ func (j *judge) contents(t *archive.Timeline) {
 		}
 	}
 	for _, e := range t.Events {
-		if e.Kind == archive.EventVerified {
+		if archive.ByName(e.Kind) {
 			tell(e.Name(), func(*archive.Timeline) {})
 		}
 	}

@@ -133,7 +133,7 @@ func (s *source) readAll(ctx context.Context) (gone bool, err error) {
 		shared := overlaps(t.Segments)
 		for _, e := range t.Events {
 			name := t.Timeline + "/" + e.Name()
-			if e.Kind != archive.EventVerified || s.done[name] != nil {
+			if !archive.ByName(e.Kind) || s.done[name] != nil {
 				continue // all others are read by Load
 			}
 			r, err := s.event(ctx, t, e)

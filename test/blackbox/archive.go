@@ -26,6 +26,12 @@ func ArchiveOn(t TB, url string, env ...string) Archive {
 	return Archive{t, []string{"--archive", url}, env}
 }
 
+// WithEnv is the same archive, asked with more in the environment, NAME=value.
+func (a Archive) WithEnv(env ...string) Archive {
+	a.env = slices.Concat(a.env, env)
+	return a
+}
+
 // Run runs a command on the archive. A command comes first, its flags after it.
 func (a Archive) Run(args ...string) Result {
 	a.t.Helper()

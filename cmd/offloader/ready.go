@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/check"
+	"github.com/offloader/offloader/internal/plan"
+)
+
+// proved tells whether a master's own persistence may be switched off: not before an engine has replayed what is
+// archived of it, and held what the master did. Of a source that is in no store yet there is nothing to say.
+func (a *app) proved(cats []*archive.Catalog, source string, now time.Time) []check.Finding {
+	var last archive.Event
+	archived := false
+	for _, c := range cats {
+		archived = archived || len(c.Timelines) > 0
+		if e, ok := c.Booted(); ok && e.Time >= last.Time {
+			last = e
+		}
+	}
+	switch {
+	case !archived:
+		return nil
+	case last.Kind == "":
+		return []check.Finding{{
+			Name: "ready", Level: check.Warn, Hint: "offloader verify --boot" + a.where() + " --source " + source,
+			Message: "not ready to switch the master's persistence off: no engine has shown yet that it gets from the archive what the master holds",
+		}}
+	}
+	return []check.Finding{{Name: "ready", Level: check.OK, Message: fmt.Sprintf(
+		"ready to switch the master's persistence off: at %s a scratch engine had replayed the archive up to offset %d, and held as many keys as the master", moment(last.Time, now), last.Offset)}}
+}
+
+// where are the flags by which this command line found the archive, for another one.
+func (a *app) where() string {
+	switch {
+	case a.archiveURL != "":
+		return " --archive " + plan.Quote(a.archiveURL)
+	case a.configFile != "":
+		return " --config " + plan.Quote(a.configFile)
+	}
+	return ""
+}
