@@ -114,6 +114,9 @@ func AdviseRebirth(c *Comeback, user, relay string, password bool) []Finding {
 			level, what = Warn, "it comes back with what its own persistence holds"
 		}
 		host, port, _ := net.SplitHostPort(relay) // the configuration has checked it
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = "OFFLOADER-HOST"
+		}
 		out.add(level, name, "start it with --replicaof "+host+" "+port+" --replica-serve-stale-data no, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
 			"it was not started as a replica of the relay: %s", what)
 	}

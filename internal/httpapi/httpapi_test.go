@@ -261,6 +261,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	s.Suspect, s.Known = &source.Suspicion{}, &source.Known{}
 	s.Relay = &Relay{}
 	s.Replicas = []relay.Replica{{State: relay.Online, AckTime: s.DurableTime}}
+	s.Rebirth = &Rebirth{Seconds: 12}
 	r := newRig(s)
 	r.o.Metrics.Acks("cache")
 	r.o.Jobs = func() []Job {
@@ -283,7 +284,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			}
 		}
 		exported[m[1]] = m[2] + " " + strings.Join(ordered, ",")
-		require.Regexp(t, `^offloader_.*(_bytes|_seconds|_total|_info|_state|_ended|_failing|_findings|_per_day|_suspect|_keys)$`, m[1], "a base unit")
+		require.Regexp(t, `^offloader_.*(_bytes|_seconds|_total|_info|_state|_ended|_failing|_findings|_per_day|_suspect|_keys|_waiting)$`, m[1], "a base unit")
 	}
 	require.Equal(t, documented, exported)
 }

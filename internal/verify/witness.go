@@ -49,7 +49,7 @@ func (b *boot) replay(ctx context.Context, e *engine.Engine, to *replay.Replay) 
 	go func() { ran <- l.Run(alive) }()
 	err = e.Follow(alive, l.Addr(), password, end)
 	cancel(nil)
-	<-ran // nothing that it could still say is of interest
+	_ = <-ran // nothing that it could still say is of interest
 	var failed *feedError
 	if errors.As(err, &failed) && ctx.Err() == nil {
 		return b.explain(ctx, timeline, end, failed.err)

@@ -153,7 +153,7 @@ func (b *bench) seen(master *enginetest.Server, replicas [3]*enginetest.Server) 
 	for i, r := range replicas {
 		c, err := net.Dial("tcp", r.Addr())
 		b.check(err, "connect to a replica")
-		defer c.Close()
+		b.Cleanup(func() { _ = c.Close() })
 		in := bufio.NewReader(c)
 		_, err = fmt.Fprint(c, "SUBSCRIBE __keyevent@0__:set\r\n")
 		b.check(err, "subscribe at a replica")
