@@ -50,7 +50,7 @@ func (c *conn) receive() error {
 // what has come, which they shall not have much later than they would from the master.
 const (
 	breath     = 10 * time.Millisecond
-	short      = 2 * time.Millisecond
+	short      = time.Millisecond
 	loadWindow = 10 * time.Millisecond
 	heavyLoad  = 10 << 10    // bytes in a window, 1 MB/s: from there on, clients notice what we cost
 	asksFor    = time.Second // after a GETACK others are likely
