@@ -123,7 +123,7 @@ func (b *bench) ship(end bool) error {
 
 // Whatever the store refuses, and whenever the daemon dies in between: in the end the store has
 // every byte, once, each timeline its snapshot and one word of its end, and no segment lies within
-// another.
+// another. At no time it has a count of the master's without the stream up to there.
 func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir := tempDir(t)
@@ -138,7 +138,20 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 		now := began
 		tl := b.full(now, shipID)
 		name := tl.Info().Timeline
-		sent := map[string]*strings.Builder{name: {}}
+		sent, counted := map[string]*strings.Builder{name: {}}, map[string]bool{}
+		counts := func() (held int) {
+			cat, err := archive.Load(context.Background(), disk, "cache")
+			require.NoError(t, err)
+			for _, stored := range cat.Timelines {
+				for _, e := range stored.Events {
+					if e.Kind == archive.EventCounted {
+						held++
+						require.LessOrEqual(t, e.Offset, max(stored.End(), 100))
+					}
+				}
+			}
+			return held
+		}
 		write := func() {
 			now = now.Add(time.Second)
 			size := rapid.IntRange(1, 60_000).Draw(t, "size")
@@ -147,11 +160,15 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 			sent[name].WriteString(p)
 		}
 		for range rapid.IntRange(5, 30).Draw(t, "steps") {
-			switch rapid.SampledFrom([]string{"write", "write", "write", "write", "ship", "wound", "death", "full"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"write", "write", "write", "write", "count", "ship", "wound", "death", "full"}).Draw(t, "step") {
 			case "write":
 				if tl.Boundary().Offset-tl.Trimmed() < 500_000 {
 					write()
 				}
+			case "count":
+				e := archive.Event{Kind: archive.EventCounted, Offset: tl.Boundary().Offset, Time: stream.TimeOf(now), Counts: map[string]int64{"0": 1}}
+				require.NoError(t, tl.AddEvent(e))
+				counted[tl.Info().Timeline+e.Name()] = true
 			case "ship":
 				require.NoError(t, b.ship(false))
 			case "wound":
@@ -176,10 +193,12 @@ func TestShippingThroughFailuresAndDeaths(t *testing.T) {
 				name = tl.Info().Timeline
 				sent[name] = &strings.Builder{}
 			}
+			counts()
 		}
 		require.NoError(t, b.ship(true))
 		require.NoError(t, b.ship(true))
 		require.Len(t, b.s.src.Timelines(), 1, "ended timelines stay in the spool")
+		require.Equal(t, len(counted), counts())
 		b.close()
 
 		cat, err := archive.Load(context.Background(), disk, "cache", identity)

@@ -45,11 +45,14 @@ func (b *boot) replay(ctx context.Context, e *engine.Engine, to *replay.Replay) 
 		cancel(nil)
 		return err
 	}
-	ran := make(chan error, 1)
-	go func() { ran <- l.Run(alive) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = l.Run(alive) // what goes wrong with it, Follow notices
+	}()
 	err = e.Follow(alive, l.Addr(), password, end)
 	cancel(nil)
-	_ = <-ran // nothing that it could still say is of interest
+	<-ended
 	var failed *feedError
 	if errors.As(err, &failed) && ctx.Err() == nil {
 		return b.explain(ctx, timeline, end, failed.err)
