@@ -24,7 +24,7 @@ var rooms = []string{
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/crypt", "internal/archive", "internal/stale", "internal/mirror", "internal/store", "internal/export",
 	"internal/syncer", "internal/amnesia", "internal/relay", "internal/spool", "internal/source",
-	"internal/rebirth", "internal/plan", "internal/replay", "internal/feed", "internal/engine", "internal/keyspace", "internal/restore", "internal/history", "internal/verify", "internal/retention",
+	"internal/rebirth", "internal/plan", "internal/replay", "internal/feed", "internal/engine", "internal/keyspace", "internal/restore", "internal/carry", "internal/running", "internal/history", "internal/verify", "internal/retention",
 	"internal/check", "internal/config", "internal/heartbeat", "internal/httpapi",
 	"cmd/offloader",
 }
@@ -36,6 +36,7 @@ var strangers = [][2]string{
 	{"internal/replay", "internal/spool"}, {"internal/replay", "internal/store"}, {"internal/replay", "internal/source"},
 	{"internal/feed", "internal/spool"}, {"internal/feed", "internal/store"}, {"internal/feed", "internal/source"},
 	{"internal/restore", "internal/spool"}, {"internal/restore", "internal/store"}, {"internal/restore", "internal/source"},
+	{"internal/running", "internal/spool"}, {"internal/running", "internal/store"}, {"internal/running", "internal/source"},
 	{"internal/history", "internal/spool"}, {"internal/history", "internal/store"},
 	{"internal/engine", "internal/archive"}, {"internal/engine", "internal/relay"}, {"internal/verify", "internal/spool"}, {"internal/verify", "internal/store"}, {"internal/verify", "internal/source"},
 	{"internal/retention", "internal/spool"}, {"internal/retention", "internal/store"}, {"internal/retention", "internal/source"}, {"internal/retention", "internal/config"},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/offloader/offloader/internal/running"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/replay"
 	"github.com/offloader/offloader/internal/restore"
@@ -18,38 +19,50 @@ type restoreFlags struct {
 	pointFlags
 	output, format string
 	dryRun         bool
+	toFlags
 }
 
 func (a *app) restoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore",
-		Short: "Restore a source to any moment, into a folder that an engine boots from",
+		Short: "Restore a source to any moment, into a folder that an engine boots from, or into a server",
 		Long: `Restore a source to one point: a time, an offset, just before a command, or the latest there
 is. What is written is a folder that the engine starts on at once; the command for that is
 printed. It appears whole or not at all, in a new or empty folder only. A daemon may be at work
 on the archive meanwhile, or have died: what only its spool has is restored too.
+
+With --to it is a server that runs: redis://HOST:PORT, or rediss:// with TLS. It becomes a replica
+of this command until it stands at the point, and then a master. One that can't (it is a cluster, or
+managed, or an older engine, or speaks TLS) gets commands. Nobody else should write to it meanwhile. A
+server that holds keys is left alone, unless --conflict says what becomes of them: replace, and all that it
+holds is replaced; skip, and they stay as they are and what is missing is added. What was interrupted
+goes on, or begins anew, when the same is said again.
+
+The server's password comes from --password-file or OFFLOADER_TO_PASSWORD.
 
 TIME is RFC 3339, "2006-01-02 15:04:05[.000]" in local time, Unix seconds or milliseconds,
 "5m ago", "yesterday 14:00" or "now". What it was taken for is printed.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 the point can't be restored, the
 nearest that can are named; 4 the archive is damaged where it is needed. Except for 0 nothing is
-left in the output folder.`,
+left in the output folder; of a server it is said what is left there.`,
 		Example: "  offloader restore --at '5m ago' --output /tmp/cache\n" +
 			"  offloader restore --before FLUSHALL --output /tmp/cache\n" +
 			"  offloader restore --before 'DEL \"user:17\"' --dry-run\n" +
+			"  offloader restore --latest --to redis://10.0.0.8:6379\n" +
 			"  offloader restore --archive /srv/archive --source main --latest --output /tmp/main --json",
 		Args: noArgs,
 	}
 	flags := cmd.Flags()
-	f.add(a, cmd)
+	f.pointFlags.add(a, cmd)
 	flags.StringVar(&f.output, "output", "", "the `DIR` to write, new or empty")
 	flags.StringVar(&f.format, "format", "aof", "aof for engines from 7.0 on, aof-single for older ones")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "find the point and say what would be used; write nothing, and\nread no more than that takes: whether all is whole, verify tells")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{string(restore.AOF), string(restore.AOFSingle)}, cobra.ShellCompDirectiveNoFileComp))
+	f.toFlags.add(cmd)
 	a.identityFlag(cmd)
-	laterFlags(cmd, "to", "keys", "db")
+	laterFlags(cmd, "keys", "db")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.restore(cmd.Context(), f, cmd.Flags().Changed, time.Now())
 	}
@@ -65,8 +78,12 @@ func (a *app) restore(ctx context.Context, f restoreFlags, given func(string) bo
 	if err != nil {
 		return usagef("", "%v", err)
 	}
-	if f.output == "" && !f.dryRun {
-		return usagef("say --output DIR, a new or empty folder, or --dry-run", "there is no place to restore to")
+	if f.output == "" && f.to == "" && !f.dryRun {
+		return usagef("say --output DIR, a new or empty folder, --to redis://HOST:PORT, or --dry-run", "there is no place to restore to")
+	}
+	server, conflict, err := a.toServer(f, given)
+	if err != nil {
+		return err
 	}
 	o, err := a.openArchive(ctx)
 	if err != nil {
@@ -84,9 +101,16 @@ func (a *app) restore(ctx context.Context, f restoreFlags, given func(string) bo
 	var report *restore.Report
 	request := plan.Request{Point: point, Timeline: f.timeline, Now: stream.TimeOf(now)}
 	err = replay.Run(ctx, o.load(source), request, func(ctx context.Context, r *replay.Replay) (err error) {
-		if f.dryRun {
+		switch {
+		case f.to != "" && f.dryRun:
+			report, err = running.Describe(r, server)
+		case f.to != "":
+			report, err = running.To(ctx, r, running.Options{
+				Server: server, Conflict: conflict, Load: o.load(source), Now: options.Now, Progress: show, Logger: a.quietLogger(),
+			})
+		case f.dryRun:
 			report, err = restore.Describe(r, options)
-		} else {
+		default:
 			report, err = restore.To(ctx, r, options)
 		}
 		return err

@@ -39,6 +39,7 @@ type Record struct {
 	ExpireAt stream.Time // when the key expires, in ms; 0: never
 	Offset   int64       // bytes of the RDB before the record
 	RawLen   int64       // bytes of the record: prefixes (expiry, idle time, frequency), type, key and value
+	HeadLen  int64       // of these, bytes before the value; of a record that is no key, 0
 
 	kind    *kind
 	expires bool
@@ -221,7 +222,7 @@ func (w *Walker) quick() bool {
 	if end > len(p) {
 		return false
 	}
-	w.rec = Record{DB: w.db, Type: p[at], Key: key, KeyLen: int64(n), Offset: w.offset(), RawLen: int64(end), kind: k, expires: expires}
+	w.rec = Record{DB: w.db, Type: p[at], Key: key, KeyLen: int64(n), Offset: w.offset(), RawLen: int64(end), HeadLen: int64(at + 2 + n), kind: k, expires: expires}
 	if expires {
 		w.rec.ExpireAt = stream.Time(binary.LittleEndian.Uint64(p[1:]))
 	}
@@ -285,7 +286,11 @@ func (w *Walker) pair(k *kind) bool {
 	}
 	w.rec.Key, w.rec.KeyLen = key, full
 	w.release()
-	return w.skip(rest) && w.walk(k.layout) && w.count()
+	if !w.skip(rest) {
+		return false
+	}
+	w.rec.HeadLen = w.offset() - w.rec.Offset
+	return w.walk(k.layout) && w.count()
 }
 
 // between walks a record that is no key.

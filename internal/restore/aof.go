@@ -34,7 +34,7 @@ type writer struct {
 	progress func(done, total int64)
 	total    int64
 	done     int64 // bytes in the files
-	count    *counter
+	count    *Counter
 }
 
 func (w *writer) write(ctx context.Context, format Format) error {
@@ -66,7 +66,7 @@ func (w *writer) folder(ctx context.Context) error {
 // single writes base and log into one file for engines before 7.0, to which an annotation is a
 // format error. To be counted, the log is read once more before.
 func (w *writer) single(ctx context.Context) error {
-	if err := w.each(ctx, w.count.piece); err != nil {
+	if err := w.each(ctx, w.count.Piece); err != nil {
 		return err
 	}
 	return w.file(ctx, singleName, func(ctx context.Context, p *pipe) error {

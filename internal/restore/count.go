@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +15,10 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
-// counter counts keys, and how many databases a server needs, of what passes on its way to disk:
+// A Counter counts keys, and how many databases a server needs, of what passes on its way to a server:
 // the log first, then the base. What it can't count it says; it never fails a restore, but for a
 // base that no engine would load.
-type counter struct {
+type Counter struct {
 	r         *replay.Replay
 	tally     *keyspace.Tally
 	commands  *resp.Commands
@@ -28,8 +29,9 @@ type counter struct {
 	ownClock int64 // commands that Redis replays by its own clock: HPERSIST, HINCRBY
 }
 
-func newCounter(r *replay.Replay, now stream.Time) *counter {
-	c := &counter{r: r, tally: keyspace.NewTally(now), commands: resp.NewCommands(r.Start())}
+// NewCounter counts what a replay gives. Keys are expired if their time has passed by now.
+func NewCounter(r *replay.Replay, now stream.Time) *Counter {
+	c := &Counter{r: r, tally: keyspace.NewTally(now), commands: resp.NewCommands(r.Start())}
 	c.sees(r.Info.DB)
 	for db := range r.Info.Keys {
 		if n, err := strconv.Atoi(db); err == nil {
@@ -40,25 +42,28 @@ func newCounter(r *replay.Replay, now stream.Time) *counter {
 }
 
 // sees takes note of a database's number. What isn't one (engines take 31 bits) is none.
-func (c *counter) sees(db int) {
+func (c *Counter) sees(db int) {
 	if db >= 0 && db < 1<<31-1 {
 		c.databases = max(c.databases, db+1)
 	}
 }
 
 // log counts the stream in what passes.
-func (c *counter) log(p *pipe) error {
+func (c *Counter) log(p *pipe) error {
 	for chunk := range p.counted {
 		for _, piece := range chunk.pieces {
-			_ = c.piece(piece) // it has remembered why
+			_ = c.Piece(piece) // it has remembered why
 		}
 		p.release(chunk)
 	}
 	return nil
 }
 
-// piece counts what ends in a piece of the stream. It never returns an error.
-func (c *counter) piece(p stream.Piece) error {
+// Databases is how many a server needs for what was seen so far.
+func (c *Counter) Databases() int { return c.databases }
+
+// Piece counts what ends in a piece of the stream. It never returns an error.
+func (c *Counter) Piece(p stream.Piece) error {
 	if c.failed != "" {
 		return nil
 	}
@@ -69,7 +74,7 @@ func (c *counter) piece(p stream.Piece) error {
 	return nil
 }
 
-func (c *counter) command(cmd *resp.Command) error {
+func (c *Counter) command(cmd *resp.Command) error {
 	c.sees(cmd.DB)
 	switch {
 	case cmd.Is("HPEXPIREAT"), cmd.Is("HSETEX"):
@@ -94,7 +99,7 @@ func (c *counter) command(cmd *resp.Command) error {
 }
 
 // names takes argument i for a database's number.
-func (c *counter) names(cmd *resp.Command, i int) {
+func (c *Counter) names(cmd *resp.Command, i int) {
 	if i < len(cmd.Args) {
 		if db, err := strconv.Atoi(string(cmd.Args[i])); err == nil {
 			c.sees(db)
@@ -104,7 +109,7 @@ func (c *counter) names(cmd *resp.Command, i int) {
 
 // knowsBase counts the base by what is written beside the snapshot, where that is enough: there is
 // no key in it with an expiry, or that the log touched.
-func (c *counter) knowsBase() bool {
+func (c *Counter) knowsBase() bool {
 	if i := c.r.Info; c.failed != "" || !c.proven() || i.Keys == nil || len(i.Expires) > 0 {
 		return false
 	}
@@ -118,31 +123,77 @@ func (c *counter) knowsBase() bool {
 // proven says that the RDB was checked when it was received, and that reading it fails if it isn't
 // the same any more. So its own checksum isn't computed again, which would take as long as the rest of
 // the walk (docs/format.md asks as much of whoever writes a snapshot).
-func (c *counter) proven() bool { return c.r.Info.Unchecked == "" && c.r.Info.SHA256 != "" }
+func (c *Counter) proven() bool { return c.r.Info.Unchecked == "" && c.r.Info.SHA256 != "" }
 
-// base counts the records of the RDB in what passes. In one that was sound when it was received, a
-// wrong structure or checksum is damage: an engine would not start on it.
-func (c *counter) base(p *pipe) error {
+// Base counts the base for those who don't read it themselves, all of the log having been counted.
+func (c *Counter) Base(ctx context.Context) (err error) {
+	if c.knowsBase() {
+		return nil
+	}
+	rdb, err := c.r.RDB(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rdb.Close()) }()
+	read := &keepError{Reader: rdb}
+	err = c.walk(read)
+	if err != nil && read.err != nil {
+		return read.err
+	}
+	return c.judge(err)
+}
+
+// keepError remembers why a reader failed.
+type keepError struct {
+	io.Reader
+	err error
+}
+
+func (k *keepError) Read(p []byte) (int, error) {
+	n, err := k.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		k.err = err
+	}
+	return n, err
+}
+
+// base counts the records of the RDB in what passes.
+func (c *Counter) base(p *pipe) error {
 	in := &chunkReader{pipe: p}
+	err := c.walk(in)
+	in.drain()
+	if !p.whole { // of what was cut short, who gave it knows why
+		return nil
+	}
+	return c.judge(err)
+}
+
+func (c *Counter) walk(in io.Reader) error {
 	var options []rdbwalk.Option
 	if c.proven() {
 		options = append(options, rdbwalk.Unsummed())
 	}
 	walk := rdbwalk.NewWalker(in, options...)
 	for walk.Next() {
-		r := walk.Record()
-		if r.Cut() && c.failed == "" {
-			c.failed = fmt.Sprintf("a key of %d bytes is too long to be told from others", r.KeyLen)
-		}
-		c.sees(r.DB)
-		c.tally.Record(r.DB, r.Key, r.ExpireAt)
+		c.Record(walk.Record())
 	}
-	err := walk.Err()
-	in.drain()
+	return walk.Err()
+}
+
+// Record counts one key of the base, all of the log having been counted.
+func (c *Counter) Record(r *rdbwalk.Record) {
+	if r.Cut() && c.failed == "" {
+		c.failed = fmt.Sprintf("a key of %d bytes is too long to be told from others", r.KeyLen)
+	}
+	c.sees(r.DB)
+	c.tally.Record(r.DB, r.Key, r.ExpireAt)
+}
+
+// judge takes how the walk of a whole RDB has ended. In one that was sound when it was received, a
+// wrong structure or checksum is damage: an engine would not start on it.
+func (c *Counter) judge(err error) error {
 	var unknown *rdbwalk.UnknownError
 	switch {
-	case !p.whole: // of what was cut short, who gave it knows why
-		return nil
 	case c.r.Info.Unchecked != "": // what could be read of it need not be all
 		c.failed = "the snapshot's RDB is not checked"
 		return nil
@@ -155,8 +206,8 @@ func (c *counter) base(p *pipe) error {
 	return c.r.DamagedSnapshot(&archive.DamageError{Name: c.r.From.Timeline + "/" + c.r.Snapshot.Name, What: "its RDB is not sound", Err: err})
 }
 
-// tell puts the numbers into the report.
-func (c *counter) tell(report *Report) {
+// Tell puts the numbers into the report.
+func (c *Counter) Tell(report *Report) {
 	// Redis asks its own clock whether a field has expired, also when it loads an AOF (redis 8.0,
 	// t_hash.c: hpersistCommand, hashTypeGetValue). Valkey doesn't.
 	if c.ownClock > 0 && c.r.Info.Engine == "redis" {

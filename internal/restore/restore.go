@@ -161,7 +161,7 @@ func To(ctx context.Context, r *replay.Replay, o Options) (*Report, error) {
 	if err == nil {
 		err = checkSpace(report.Output, tree.Path(), report.Bytes)
 	}
-	w := &writer{r: r, dir: tree.Path(), progress: o.Progress, total: report.Bytes, count: newCounter(r, o.Now)}
+	w := &writer{r: r, dir: tree.Path(), progress: o.Progress, total: report.Bytes, count: NewCounter(r, o.Now)}
 	if err == nil {
 		err = w.write(ctx, report.Format)
 	}
@@ -172,7 +172,7 @@ func To(ctx context.Context, r *replay.Replay, o Options) (*Report, error) {
 		return nil, notWritable(report.Output, err)
 	}
 	report.Bytes = w.done
-	w.count.tell(report)
+	w.count.Tell(report)
 	report.Start, err = startCommand(report, r, w.count.databases)
 	return report, err
 }
