@@ -7,10 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/offloader/offloader/internal/running"
 	"github.com/offloader/offloader/internal/plan"
 	"github.com/offloader/offloader/internal/replay"
 	"github.com/offloader/offloader/internal/restore"
+	"github.com/offloader/offloader/internal/running"
 	"github.com/offloader/offloader/internal/stream"
 )
 

@@ -57,7 +57,10 @@ func (a *app) toServer(f restoreFlags, given func(string) bool) (s running.Serve
 		return s, "", err
 	}
 	s = running.Server{Address: u.Host, Username: u.User.Username(), Name: u.Scheme + "://" + u.Host}
-	s.Password, _ = u.User.Password()
+	var open bool
+	if s.Password, open = u.User.Password(); open {
+		a.term.say("offloader: warning: everybody on this machine can read the password in --to: OFFLOADER_TO_PASSWORD and --password-file hide it")
+	}
 	if given("username") {
 		s.Username = f.username
 	}

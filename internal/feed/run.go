@@ -207,14 +207,10 @@ func (f *Feed) verify(ctx context.Context, s *segmentAt) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.reading, s.name())
-	if err != nil {
-		return err
+	if err == nil {
+		f.sound(s.name())
 	}
-	if len(f.verified) >= maxVerified {
-		clear(f.verified)
-	}
-	f.verified[s.name()] = true
-	return nil
+	return err
 }
 
 // readToEnd fails if the segment is not as it was archived.
@@ -233,6 +229,21 @@ func (s *segmentAt) readToEnd(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// Sound says that a stored segment was read to its end, and found sound.
+func (f *Feed) Sound(timeline string, s archive.Segment) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sound(segmentAt{Segment: s, timeline: timeline}.name())
+}
+
+// sound remembers a segment that was read. f.mu is held.
+func (f *Feed) sound(name string) {
+	if len(f.verified) >= maxVerified {
+		clear(f.verified)
+	}
+	f.verified[name] = true
 }
 
 // goneOrDamaged tells whether it is worth looking again: a file is gone, or damaged, which is said and

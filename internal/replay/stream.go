@@ -23,6 +23,7 @@ type Stream struct {
 	left []plan.Step
 	cur  *stepReader
 	at   stream.Offset
+	read []plan.Step // to the ends of their segments
 
 	lost  stream.Offset // where a file was gone last
 	tries int           // how often, there
@@ -70,7 +71,7 @@ func (s *Stream) Next() (stream.Piece, error) {
 			return stream.Piece{}, damaged(s.aim, err, s.left[0])
 		}
 		err = s.cur.close()
-		s.cur, s.left = nil, s.left[1:]
+		s.cur, s.left, s.read = nil, s.left[1:], append(s.read, s.left[0])
 		if err != nil {
 			return stream.Piece{}, err
 		}
@@ -114,6 +115,9 @@ func (s *Stream) end() error {
 	}
 	return io.EOF
 }
+
+// Sound are the steps whose segments were read to their ends, and found sound.
+func (s *Stream) Sound() []plan.Step { return s.read }
 
 // Close closes what is open.
 func (s *Stream) Close() error {

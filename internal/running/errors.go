@@ -6,7 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
+	"io"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -69,8 +69,8 @@ func hintOf(err error) string {
 	switch {
 	case errors.As(err, &authority):
 		return "name the authority that signed its certificate: --ca-file"
-	case errors.As(err, &record), errors.As(err, &shake) && strings.Contains(err.Error(), "EOF"):
-		return "the server doesn't speak TLS there: say redis://"
+	case errors.As(err, &record), errors.As(err, &shake) && (errors.Is(err, io.EOF) || errors.Is(err, context.DeadlineExceeded)):
+		return "does the server speak TLS there? one that doesn't is redis://"
 	case errors.As(err, &shake):
 		return "see --ca-file, --cert-file and --key-file"
 	}

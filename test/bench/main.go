@@ -12,7 +12,7 @@
 //	master.go   what a master's own clients notice: throughput and p99
 //	wait.go     SET and WAIT against the disk's fdatasync, on a quiet daemon and a busy one
 //	rdb.go      the RDB walk against redis-check-rdb, the full sync against redis-cli --rdb
-//	restore.go  restore against a copy, and both up to an engine that answers
+//	restore.go  restore against a copy, and both up to an engine that answers; into one against its own load
 //	relay.go    a replica of the relay beside one of the master: full sync, ten at once, delay
 //	rebirth.go  a master that was killed and comes back through the relay, beside the full sync of a replica
 //	upload.go   a snapshot to S3 against the SDK's own uploader, on two servers

@@ -13,7 +13,7 @@ import (
 
 // restore measures the way from an archive to a server that answers. Half of it is a snapshot,
 // half the stream behind it. Beside it stands the plainest backup there could be: the same files,
-// copied and fsynced.
+// copied and fsynced. Beside a restore into a server that runs stands the engine's own load of the same.
 func (b *bench) restore() {
 	docs := newDocuments()
 	master := b.startMaster()
@@ -26,7 +26,7 @@ func (b *bench) restore() {
 	want := master.Digest()
 	master.Kill()
 
-	var ours, theirs, oursUp, theirsUp sample
+	var ours, theirs, oursUp, theirsUp, into, own sample
 	for i := range b.rounds {
 		settle()
 		out, copied := b.folder("restored"), b.folder("copied")
@@ -50,10 +50,22 @@ func (b *bench) restore() {
 		}
 		s.Kill()
 		oursUp, theirsUp = append(oursUp, took+load), append(theirsUp, copying+load)
+
+		server := enginetest.Start(b, b.kind)
+		settle()
+		began = time.Now()
+		said, err = exec.Command(b.binary, "restore", "--archive", d.path("archive"), "--source", "main", "--latest", "--to", "redis://"+server.Addr()).CombinedOutput()
+		into, own = append(into, time.Since(began).Seconds()), append(own, load)
+		b.check(err, "restore into a server: %s", said)
+		if got := server.Digest(); i == 0 && got != want {
+			b.Fatalf("what was restored into a server is not what the master had: digest %s, want %s", got, want)
+		}
+		server.Kill()
 		b.check(errors.Join(os.RemoveAll(out), os.RemoveAll(copied)), "remove what was restored")
 	}
 	b.compare("restore of an AOF directory of "+megabytes(b.size)+" dataset and log, before the engine starts", "s", ours, theirs, "copy and fsync", 1.3, false)
 	b.compare("the same, and the engine's own load", "s", oursUp, theirsUp, "copy and load", 0, false)
+	b.compare("restore of the same into an empty server that runs, by REPLICAOF", "s", into, own, "the engine's own load", 1.2, false)
 	d.remove()
 }
 

@@ -101,6 +101,9 @@ func To(ctx context.Context, r *replay.Replay, o Options) (*restore.Report, erro
 	t.count.Tell(report)
 	if t.keys >= 0 { // the server knows better
 		report.Keys = &t.keys
+		if report.KeysNote != "" {
+			report.KeysNote = "of those that have expired the number may be off: " + report.KeysNote
+		}
 	}
 	return report, nil
 }
