@@ -180,7 +180,7 @@ func TestRestoreToOddServers(t *testing.T) {
 
 	other := enginetest.Start(t, kind)
 	replica := enginetest.Start(t, kind, "--replicaof", "127.0.0.1 "+strconv.Itoa(other.Port()))
-	reaches(t, replica, other.Offset())
+	require.Eventually(t, func() bool { return replica.Info("replication")["master_link_status"] == "up" }, 30*time.Second, 10*time.Millisecond)
 	report := into(t, d.Archive, "replicaof", append(m.byOffset(), "--identity", key, "--to", redisURL(replica))...)
 	require.Contains(t, report.Notes, "it was a replica of "+other.Addr()+" before, and now is none")
 	require.Equal(t, m.digest, replica.Digest())

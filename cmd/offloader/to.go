@@ -80,7 +80,8 @@ func (a *app) toServer(f restoreFlags, given func(string) bool) (s running.Serve
 	if s.Username != "" && s.Password == "" {
 		return s, "", usagef("say it in OFFLOADER_TO_PASSWORD or --password-file", "there is a user, %s, and no password for it", s.Username)
 	}
-	return s, conflict, f.secure(&s, u.Scheme == "rediss")
+	err = f.secure(&s, u.Scheme == "rediss")
+	return s, conflict, err
 }
 
 // secure sets the server's TLS.

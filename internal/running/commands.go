@@ -46,7 +46,7 @@ func (t *target) command(ctx context.Context) error {
 
 // plan finds out, before anything is written, whether all can be carried over.
 func (t *target) plan(ctx context.Context) (*applier, error) {
-	if err := t.tooOld(); err != nil {
+	if err := t.tooOld(t.about); err != nil {
 		return nil, err
 	}
 	t.count = restore.NewCounter(t.r, t.o.Now) // who tried the other way has counted a part
@@ -349,7 +349,7 @@ func (a *applier) tidy(ctx context.Context) string {
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	for _, n := range a.nodes.all {
-		n.forget(a.target)
+		n.forget()
 	}
 	err := a.clear(late, -1)
 	if err == nil {
@@ -367,7 +367,7 @@ func (a *applier) tidy(ctx context.Context) string {
 }
 
 // forget drops what waits, and takes a new connection: on the old one answers may be outstanding.
-func (n *node) forget(t *target) {
+func (n *node) forget() {
 	_ = n.conn.Close() // it may be broken
 	n.conn, n.db, n.waiting, n.origins, n.bytes = n.client.Conn(), -1, nil, nil, 0
 }

@@ -136,11 +136,9 @@ func (n *node) flush(ctx context.Context, db int) error {
 }
 
 // tooOld refuses engines that lack what a restore by commands needs.
-func (t *target) tooOld() error {
-	for _, n := range t.nodes.all {
-		if n.about.major < 7 {
-			return t.errorf("restore into an engine from 7.0 on, or into a folder with --format aof-single", "%s is too old to be restored into by commands", n.about.engine())
-		}
+func (t *target) tooOld(f facts) error {
+	if f.major < 7 {
+		return t.errorf("restore into an engine from 7.0 on, or into a folder with --format aof-single", "%s is too old to be restored into by commands", f.engine())
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -49,34 +50,29 @@ func (t *target) openNodes(ctx context.Context) (*nodes, error) {
 	if !t.about.cluster() {
 		return &nodes{all: []*node{{client: t.client, conn: t.client.Conn(), about: t.about, db: -1}}}, nil
 	}
-	ranges, err := t.client.ClusterSlots(ctx).Result()
-	if err != nil {
-		return nil, t.failed("ask for the cluster's slots", err)
-	}
-	host, _, err := net.SplitHostPort(t.server.Address)
-	if err != nil {
+	if err := t.tooOld(t.about); err != nil {
 		return nil, err
 	}
-	ns, known := &nodes{slot: make([]*node, carry.Slots)}, map[string]*node{}
-	for _, r := range ranges {
-		if len(r.Nodes) == 0 {
+	shards, err := t.client.ClusterShards(ctx).Result()
+	if err != nil {
+		return nil, t.failed("ask for the cluster's shards", err)
+	}
+	ns := &nodes{slot: make([]*node, carry.Slots)}
+	for _, shard := range shards {
+		address := t.masterOf(shard)
+		if address == "" || len(shard.Slots) == 0 {
 			continue
 		}
-		address := r.Nodes[0].Addr // the master stands first
-		if h, port, err := net.SplitHostPort(address); err == nil && h == "" {
-			address = net.JoinHostPort(host, port) // it doesn't know by which name we know it
+		client := t.to(address)
+		n := &node{client: client, conn: client.Conn(), db: -1}
+		ns.all = append(ns.all, n)
+		if n.about, err = ask(ctx, client); err != nil {
+			return ns, t.failed("ask the node "+address, err)
 		}
-		n := known[address]
-		if n == nil {
-			client := t.to(address)
-			n = &node{client: client, conn: client.Conn(), db: -1}
-			known[address], ns.all = n, append(ns.all, n)
-			if n.about, err = ask(ctx, client); err != nil {
-				return ns, t.failed("ask the node "+address, err)
+		for _, r := range shard.Slots {
+			for i := max(0, r.Start); i <= min(r.End, carry.Slots-1); i++ {
+				ns.slot[i] = n
 			}
-		}
-		for i := max(0, r.Start); i <= min(r.End, carry.Slots-1); i++ {
-			ns.slot[i] = n
 		}
 	}
 	for i, n := range ns.slot {
@@ -85,6 +81,28 @@ func (t *target) openNodes(ctx context.Context) (*nodes, error) {
 		}
 	}
 	return ns, nil
+}
+
+// masterOf is the address of a shard's master, "" where it has none that lives. A node that doesn't know under which
+// name it is reached is where we reached the one that we know.
+func (t *target) masterOf(shard redis.ClusterShard) string {
+	for _, n := range shard.Nodes {
+		if n.Role != "master" || n.Health != "online" {
+			continue
+		}
+		host, port := n.Endpoint, n.Port
+		if t.server.TLS != nil {
+			port = n.TLSPort
+		}
+		if host == "" || host == "?" {
+			host = n.IP
+		}
+		if host == "" {
+			host = t.remote.String()
+		}
+		return net.JoinHostPort(host, strconv.FormatInt(port, 10))
+	}
+	return ""
 }
 
 func (ns *nodes) close() {

@@ -35,7 +35,7 @@ func TestSettingsArePutBack(t *testing.T) {
 				for killed := range 2 {
 					d := dial{server: Server{Address: s.Addr(), Name: "x"}}
 					require.NoError(t, d.connect(t.Context()))
-					defer d.close()
+					t.Cleanup(d.close)
 					if !c.here {
 						d.remote = net.IPv4(192, 0, 2, 1)
 					}
