@@ -98,6 +98,13 @@ func TestReadmeCommands(t *testing.T) {
 			require.Nil(t, restored.Do("GET", "user:18"))
 			restored.Stop()
 		}},
+		{"offloader restore --archive ~/archive --before 'DEL user:17' --to", func(block string) {
+			server := enginetest.Start(t, master.Kind())
+			r.sh(strings.ReplaceAll(block, "10.0.0.8:6379", server.Addr()))
+			require.Equal(t, "Ada", server.Do("GET", "user:17"))
+			require.Nil(t, server.Do("GET", "user:18"))
+			server.Kill()
+		}},
 		{"printf 'SET order:1", func(block string) {
 			r.sh(r.block(user))
 			r.background(r.block(runs))

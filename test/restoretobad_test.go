@@ -160,6 +160,36 @@ func TestRestoreToSkips(t *testing.T) {
 	}
 }
 
+// The master itself goes back to before a mistake, while it is archived: that is a branch of its timeline, and no full sync.
+func TestRestoreToTheMaster(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	master := enginetest.Start(t, kind)
+	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
+	d.Streaming("cache")
+	fill(t, master, "good")
+	digest := master.Digest()
+	master.Do("FLUSHALL")
+	master.Do("SET", "after", "it")
+	acknowledged(t, master, 1)
+	into(t, d.Archive, "replicaof", "--before", "FLUSHALL", "--to", redisURL(master), "--conflict", "replace")
+	require.Equal(t, digest, master.Digest())
+	d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
+		return s.State == "streaming" && s.ReplID == master.Info("replication")["master_replid"]
+	})
+	acknowledged(t, master, 1)
+	require.Equal(t, "1", master.Info("stats")["sync_full"])
+	require.Equal(t, master.Digest(), restoredDigest(t, d.Archive, kind))
+}
+
+// restoredDigest is that of a restore of the latest there is.
+func restoredDigest(t *testing.T, a blackbox.Archive, kind enginetest.Kind) string {
+	t.Helper()
+	s := enginetest.Start(t, kind)
+	into(t, a, "replicaof", "--latest", "--to", redisURL(s))
+	return s.Digest()
+}
+
 // A server with too few databases, one that is a replica, and one that speaks TLS.
 func TestRestoreToOddServers(t *testing.T) {
 	t.Parallel()
