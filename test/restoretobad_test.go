@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,20 +55,20 @@ func TestInterruptedRestoreTo(t *testing.T) {
 	s := enginetest.Start(t, kind)
 	before := settings(t, s)
 	args := append(m.byOffset(), "--to", redisURL(s))
-	cmd, _ := restoring(t, d, args...)
-	require.Eventually(t, func() bool { return s.Do("EXISTS", "{k}step:20") == int64(1) }, 20*time.Second, time.Millisecond)
-	require.NoError(t, cmd.Process.Kill())
-	require.Error(t, cmd.Wait())
-	require.Equal(t, "slave", s.Info("replication")["role"])
-	require.NotEqual(t, before, settings(t, s))
-
 	cmd, said := restoring(t, d, args...)
-	require.Eventually(t, func() bool { return s.Do("EXISTS", "{k}step:80") == int64(1) }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Do("EXISTS", "{k}step:20") == int64(1) }, 20*time.Second, time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 1, cmd.ProcessState.ExitCode())
 	require.Contains(t, said.String(), "say the same again, and it goes on from there")
+	require.Equal(t, "slave", s.Info("replication")["role"])
 	require.Equal(t, before, settings(t, s))
+
+	cmd, _ = restoring(t, d, args...)
+	require.Eventually(t, func() bool { return !maps.Equal(before, settings(t, s)) }, 20*time.Second, time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.NotEqual(t, before, settings(t, s))
 
 	into(t, blackbox.ArchiveAt(t, d.Dir), "replicaof", args...)
 	require.Equal(t, m.digest, s.Digest())
@@ -104,8 +105,9 @@ func TestInterruptedCommands(t *testing.T) {
 	require.EqualValues(t, len(m.expiries), *report.Keys)
 	clusterHolds(t, m, nodes)
 
+	home.Do("CLIENT", "PAUSE", 60_000, "WRITE")
 	cmd, said = restoring(t, d, append(args, "--conflict", "replace")...)
-	require.Eventually(t, func() bool { return home.Do("EXISTS", "{k}step:199") == int64(0) }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(fmt.Sprint(home.Do("CLIENT", "LIST")), "cmd=flushall") }, 20*time.Second, 10*time.Millisecond)
 	home.Kill()
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 1, cmd.ProcessState.ExitCode(), said.String())

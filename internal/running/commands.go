@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -113,6 +114,9 @@ func (a *applier) log(ctx context.Context, piece func(stream.Piece), do func(*re
 }
 
 func (a *applier) apply(ctx context.Context) error {
+	for _, n := range a.nodes.all {
+		n.gone = func(err error) bool { return a.by.Fields && strings.Contains(err.Error(), "no such key") }
+	}
 	if a.held == nil {
 		if err := a.empty(ctx); err != nil {
 			return a.failed("empty it", err)

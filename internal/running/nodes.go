@@ -31,6 +31,9 @@ type node struct {
 	waiting []carry.Words
 	origins []origin // of those
 	bytes   int
+
+	// gone says of an error that a key is missing which may be: all its fields have expired since.
+	gone func(error) bool
 }
 
 // origin is where a command comes from, for errors.
@@ -159,7 +162,7 @@ func (n *node) send(ctx context.Context) error {
 	}
 	answers, err := pipe.Exec(ctx)
 	for i, a := range answers {
-		if e := a.Err(); e != nil && !errors.Is(e, redis.Nil) {
+		if e := a.Err(); e != nil && !errors.Is(e, redis.Nil) && (n.gone == nil || !n.gone(e)) {
 			if isReply(e) {
 				return &carry.CommandError{Command: n.origins[i].name, Offset: n.origins[i].offset, Why: "the server says", Err: e}
 			}
