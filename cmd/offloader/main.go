@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -96,6 +97,7 @@ func (a *app) commands() []*cobra.Command {
 }
 
 func main() {
+	redis.SetLogger(silent{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends us at once
 	a := &app{in: os.Stdin, term: newTerminal(os.Stdout, os.Stderr, os.Getenv), env: os.LookupEnv}
@@ -103,6 +105,11 @@ func main() {
 	stop()
 	os.Exit(code)
 }
+
+// silent is what a library says beside the errors that it returns, which are told by us.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
 
 // app is what all commands share: where they read and write, and the global flags.
 type app struct {

@@ -38,7 +38,9 @@ func (t *target) replicate(ctx context.Context) (instead string, err error) {
 	defer func() {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
 		defer cancel()
-		err = errors.Join(err, undo(late))
+		if undone := undo(late); err == nil || isReply(undone) { // else the server is gone, and the next attempt puts them back
+			err = errors.Join(err, undone)
+		}
 	}()
 	if instead != "" {
 		return instead, nil

@@ -65,7 +65,8 @@ func (t *target) prepare(ctx context.Context) (login relay.Login, undo func(cont
 	undo = func(ctx context.Context) error {
 		for i := len(done) - 1; i >= 0; i-- { // the mark last
 			if err := t.client.ConfigSet(ctx, done[i].name, was[done[i].name]).Err(); err != nil {
-				return t.errorf("set it yourself: CONFIG SET "+done[i].name, "its setting %s, which was changed for the restore, could not be put back: %v", done[i].name, err)
+				why := fmt.Sprintf("its setting %s, which was changed for the restore, could not be put back", done[i].name)
+				return &Error{t.server.Name, why, err, "set it yourself: CONFIG SET " + done[i].name}
 			}
 		}
 		return nil
