@@ -13,9 +13,11 @@ import (
 // archived of it, and held what the master did. Of a source that is in no store yet there is nothing to say.
 func (a *app) proved(cats []*archive.Catalog, source string, now time.Time) []check.Finding {
 	var last archive.Event
-	archived := false
+	archived, suspect := false, false
 	for _, c := range cats {
-		archived = archived || len(c.Timelines) > 0
+		if n := len(c.Timelines); n > 0 {
+			archived, suspect = true, suspect || c.Timelines[n-1].Suspect()
+		}
 		if e, ok := c.Booted(); ok && e.Time >= last.Time {
 			last = e
 		}
@@ -23,6 +25,11 @@ func (a *app) proved(cats []*archive.Catalog, source string, now time.Time) []ch
 	switch {
 	case !archived:
 		return nil
+	case suspect:
+		return []check.Finding{{
+			Name: "ready", Level: check.Warn, Hint: "find out what happened to the master, and then say so: offloader release" + a.where() + " --source " + source,
+			Message: "not ready to switch the master's persistence off: the newest timeline is suspect",
+		}}
 	case last.Kind == "":
 		return []check.Finding{{
 			Name: "ready", Level: check.Warn, Hint: "offloader verify --boot" + a.where() + " --source " + source,

@@ -115,13 +115,13 @@ func (e *FoundError) Error() string {
 // Hint says what to do about it.
 func (e *FoundError) Hint() string {
 	for _, f := range e.Findings {
-		if len(f.Lost) > 0 || f.Cost == costsAll {
-			return "what else there is can be restored; if there is another copy of that file, put it in place of this one"
+		if f.What == noSnapshot {
+			return "`offloader copy` brings what another archive has of that timeline; where it goes on, `offloader snapshot` takes a new snapshot to start from"
 		}
 	}
 	for _, f := range e.Findings {
-		if f.What == noSnapshot {
-			return "`offloader copy` brings what another archive has of that timeline; where it goes on, `offloader snapshot` takes a new snapshot to start from"
+		if len(f.Lost) > 0 || f.Cost == costsAll {
+			return "what else there is can be restored; if there is another copy of that file, put it in place of this one"
 		}
 	}
 	return "every moment that the archive held can still be restored; if there is another copy of that file, put it in place of this one"
