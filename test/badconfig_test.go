@@ -85,7 +85,7 @@ func TestBadInputLaterFlags(t *testing.T) {
 		require.Equal(t, 0, r.Code, "%s", r)
 		require.Contains(t, r.Stdout, "Exit codes:")
 		if command == "restore" {
-			require.NotRegexp(t, `--(keys|db|to)\b`, r.Stdout)
+			require.NotRegexp(t, `--(keys|db)\b`, r.Stdout)
 		}
 	}
 }

@@ -56,7 +56,8 @@ func TestBadInputPoints(t *testing.T) {
 		{"an empty command", []string{"--before", ""}, 2, nil},
 		{"an unknown format", []string{"--latest", "--format", "tar"}, 2, []string{"tar", "aof"}},
 		{"a later format", []string{"--latest", "--format", "rdb"}, 2, []string{"not in this version"}},
-		{"a later flag", []string{"--latest", "--to", "redis://x"}, 2, []string{"not in this version"}},
+		{"a later flag", []string{"--latest", "--keys", "x*"}, 2, []string{"not in this version"}},
+		{"a folder and a server", []string{"--latest", "--to", "redis://x"}, 2, []string{"--to is a server", "keep one"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out")

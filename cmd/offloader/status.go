@@ -84,6 +84,9 @@ func (a *app) whereDaemonIs() (spool, listen string, err error) {
 	if c == nil || err != nil && a.configFile != "" && c.Spool.Path == config.DefaultSpool {
 		return "", "", err // by what could be read, another daemon might be meant
 	}
+	if err != nil && c.HTTP.Listen == config.DefaultListen {
+		return c.Spool.Path, "", err // nor is another's port this one's because nothing else could be read
+	}
 	return c.Spool.Path, c.HTTP.Listen, err
 }
 
