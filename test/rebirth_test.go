@@ -26,6 +26,7 @@ import (
 type mortal struct {
 	*enginetest.Server
 	d    *blackbox.Daemon
+	acl  string // file with its users, as its replicas have them
 	dir  string // of the daemon's
 	port int    // of the relay
 }
@@ -57,6 +58,7 @@ func newMortalOn(t *testing.T, kind enginetest.Kind, store string, args ...strin
 	users := filepath.Join(t.TempDir(), "users.acl")
 	text := strings.Replace(string(acl), "PASSWORD", "secret", 1) + "user default on nopass ~* &* +@all\n"
 	require.NoError(t, os.WriteFile(users, []byte(text), 0o600))
+	m.acl = users
 	args = append(args, "--aclfile", users, "--masteruser", "replica", "--masterauth", "of the relay")
 	m.Server = enginetest.Start(t, kind, args...)
 	m.d = blackbox.StartWith(t, m.dir, fmt.Sprintf(`
@@ -275,7 +277,7 @@ func TestRebirthNeverTwoMasters(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind, "--repl-ping-replica-period", "3600")
-		other := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.Port()))
+		other := enginetest.Start(t, kind, "--aclfile", m.acl, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.Port()))
 		working(t, m.Server, 200)
 		same(t, m.Server, other)
 		digest := m.still(t)

@@ -162,7 +162,8 @@ func TestRestoreToSkips(t *testing.T) {
 	}
 }
 
-// The master itself goes back to before a mistake, while it is archived: that is a branch of its timeline, and no full sync.
+// The master itself goes back to before a mistake, while it is archived: the archive goes on with what it has now. That is a branch of
+// its timeline, or, where the daemon came back to it in between, a timeline of its own.
 func TestRestoreToTheMaster(t *testing.T) {
 	t.Parallel()
 	kind := enginetest.Any(t)
@@ -180,7 +181,6 @@ func TestRestoreToTheMaster(t *testing.T) {
 		return s.State == "streaming" && s.ReplID == master.Info("replication")["master_replid"]
 	})
 	acknowledged(t, master, 1)
-	require.Equal(t, "1", master.Info("stats")["sync_full"])
 	require.Equal(t, master.Digest(), restoredDigest(t, d.Archive, kind))
 }
 

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/offloader/offloader/internal/relay"
+	"github.com/offloader/offloader/internal/replay"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -33,7 +35,7 @@ func (t *target) replicate(ctx context.Context) (instead string, err error) {
 	if err := t.has(ctx, t.count.Databases()); err != nil {
 		return "", err
 	}
-	s := &served{Archive: t.archive, log: make(chan struct{})}
+	s := newServed(t.archive, t.r.Info.Bytes)
 	login, undo, instead := t.prepare(ctx)
 	defer func() {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
@@ -64,10 +66,23 @@ func (t *target) replicate(ctx context.Context) (instead string, err error) {
 		}
 		return nil
 	})
-	g.Go(func() error { return t.counts(alive, s) })
+	g.Go(func() error {
+		select {
+		case <-s.due:
+		case <-serving.Done():
+			select {
+			case <-s.due:
+			default:
+				return nil // it goes another way
+			}
+		}
+		return t.counts(alive, s)
+	})
 	g.Go(func() (err error) {
 		defer done()
-		instead, err = t.follow(alive, s, l.Addr(), id)
+		if instead, err = t.follow(alive, s, l.Addr(), id); err == nil && instead == "" {
+			s.isDue() // also where there was no log to ask for
+		}
 		return err
 	})
 	err = g.Wait()
@@ -83,7 +98,7 @@ func (t *target) replicate(ctx context.Context) (instead string, err error) {
 
 // counts looks through the log and lets it pass, then counts the snapshot.
 func (t *target) counts(ctx context.Context, s *served) error {
-	pieces := t.r.Stream(ctx)
+	pieces, sound := t.r.Stream(ctx), 0
 	for {
 		p, err := pieces.Next()
 		if err == io.EOF {
@@ -93,21 +108,38 @@ func (t *target) counts(ctx context.Context, s *served) error {
 			return errors.Join(err, pieces.Close())
 		}
 		_ = t.count.Piece(p) // it has remembered why
+		if err := t.allows(ctx, s, pieces, &sound); err != nil {
+			return errors.Join(err, pieces.Close())
+		}
 	}
+	if err := t.allows(ctx, s, pieces, &sound); err != nil {
+		return errors.Join(err, pieces.Close())
+	}
+	s.allow(math.MaxInt64) // also where a replica asks for what comes behind the end
 	if err := pieces.Close(); err != nil {
 		return err
 	}
-	if err := t.has(ctx, t.count.Databases()); err != nil {
-		return err
-	}
-	for _, step := range pieces.Sound() { // so the relay needn't read them twice
-		t.archive.Sound(step.Timeline, step.Segment)
-	}
-	close(s.log)
 	if len(t.r.Info.Expires) == 0 && t.r.Info.Keys != nil {
 		return nil // how many keys there are is asked of the server, and the snapshot has none that could have expired
 	}
 	return t.count.Base(ctx)
+}
+
+// allows lets the relay give the segments that were looked through meanwhile, which it needn't read to their ends once more.
+func (t *target) allows(ctx context.Context, s *served, pieces *replay.Stream, sound *int) error {
+	steps := pieces.Sound()
+	if len(steps) == *sound {
+		return nil
+	}
+	if err := t.has(ctx, t.count.Databases()); err != nil {
+		return err
+	}
+	for _, step := range steps[*sound:] {
+		t.archive.Sound(step.Timeline, step.Segment)
+		s.allow(step.Range.To)
+	}
+	*sound = len(steps)
+	return nil
 }
 
 // follow tells the server whom to follow, and watches it until it has all.

@@ -16,10 +16,12 @@ import (
 const failing = 3 * time.Second
 
 // served is what the relay gives the server, watched: how much of the snapshot has gone, how often
-// it was asked for, and what went wrong. It gives nothing of the log before that was looked through.
+// it was asked for, and what went wrong. It gives nothing of the log before that was looked through (allow).
 type served struct {
 	relay.Archive
-	log chan struct{} // closed when the log was looked through, and may be given
+	soon int64         // bytes of the snapshot after which the log should be looked through
+	due  chan struct{} // closed when it should: not before, since there are better uses of a processor then
+	once sync.Once
 
 	asked  atomic.Bool  // somebody was here
 	copies atomic.Int64 // full copies that were asked for
@@ -28,6 +30,41 @@ type served struct {
 	mu   sync.Mutex
 	err  error // what the server was told last, where that was no answer
 	when time.Time
+	upTo stream.Offset // of the log may be given
+	more chan struct{} // closed when upTo rises
+}
+
+func newServed(a relay.Archive, snapshot int64) *served {
+	return &served{Archive: a, soon: snapshot / 4 * 3, due: make(chan struct{}), more: make(chan struct{})}
+}
+
+// isDue has the log looked through.
+func (s *served) isDue() { s.once.Do(func() { close(s.due) }) }
+
+// allow lets the log be given up to an offset.
+func (s *served) allow(upTo stream.Offset) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.upTo = upTo
+	close(s.more)
+	s.more = make(chan struct{})
+}
+
+// wait waits until the log may be given up to an offset.
+func (s *served) wait(ctx context.Context, upTo stream.Offset) error {
+	for {
+		s.mu.Lock()
+		enough, more := s.upTo >= upTo, s.more
+		s.mu.Unlock()
+		if enough {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func (s *served) Continue(ctx context.Context, id stream.ReplID, behind stream.Offset) (relay.Stream, error) {
@@ -38,7 +75,7 @@ func (s *served) Continue(ctx context.Context, id stream.ReplID, behind stream.O
 		return nil, err
 	}
 	s.well()
-	return &servedStream{st, s}, nil
+	return &servedStream{st, s, behind}, nil
 }
 
 func (s *served) Copy(ctx context.Context) (*relay.Copy, error) {
@@ -52,7 +89,7 @@ func (s *served) Copy(ctx context.Context) (*relay.Copy, error) {
 	s.copies.Add(1)
 	s.rdb.Store(0)
 	c.RDB = &servedRDB{c.RDB, s}
-	c.Stream = &servedStream{c.Stream, s}
+	c.Stream = &servedStream{c.Stream, s, c.Offset}
 	return c, nil
 }
 
@@ -89,7 +126,9 @@ type servedRDB struct {
 
 func (r *servedRDB) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
-	r.s.rdb.Add(int64(n))
+	if r.s.rdb.Add(int64(n)) >= r.s.soon {
+		r.s.isDue()
+	}
 	if err != nil {
 		r.s.trouble(err)
 	}
@@ -98,18 +137,20 @@ func (r *servedRDB) Read(p []byte) (int, error) {
 
 type servedStream struct {
 	relay.Stream
-	s *served
+	s  *served
+	at stream.Offset // of the next byte
 }
 
 func (r *servedStream) Next(ctx context.Context) ([]byte, error) {
-	select {
-	case <-r.s.log:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	r.s.isDue()
+	if err := r.s.wait(ctx, r.at+1); err != nil { // by then the feed knows that what it opens is sound
+		return nil, err
 	}
 	b, err := r.Stream.Next(ctx)
 	if err != nil {
 		r.s.trouble(err)
+		return nil, err
 	}
-	return b, err
+	r.at += stream.Offset(len(b))
+	return b, r.s.wait(ctx, r.at)
 }
