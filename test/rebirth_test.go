@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
@@ -140,14 +141,22 @@ func TestRebirth(t *testing.T) {
 	})
 }
 
-// TestRebirthUnderLoad: killed at any instant while clients write, twenty times. What WAIT had confirmed is
+// rounds is how often something is killed: full counts are for make torture.
+func rounds() int64 {
+	if torture() {
+		return 20
+	}
+	return 5
+}
+
+// TestRebirthUnderLoad: killed at any instant while clients write, again and again. What WAIT had confirmed is
 // there, and what is there is what was archived at the boundary of the promotion.
 func TestRebirthUnderLoad(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)
 		confirmed := 0 // keys n:1 to n:confirmed
-		for n := range int64(20) {
+		for n := range rounds() {
 			var writers sync.WaitGroup
 			died := make(chan struct{})
 			writers.Go(func() { // each write is confirmed before the next
@@ -196,7 +205,7 @@ func TestRebirthUnderLoad(t *testing.T) {
 				require.Equal(t, values[0], v, "a transaction is there whole, or not at all")
 			}
 			require.Equal(t, "0", m.Info("stats")["sync_full"])
-			if n%10 == 9 {
+			if n%5 == 4 {
 				at := m.d.Durable("cache", m.Offset()).Durable
 				require.Equal(t, m.Digest(), m.d.Restore("--offset", strconv.FormatInt(at, 10)).Boot(kind).Digest())
 			}
@@ -219,7 +228,7 @@ func TestRebirthInterrupted(t *testing.T) {
 		working(t, m.Server, 300)
 		m.Do("SET", "big", strings.Repeat("x", 20<<20))
 		digest := m.still(t)
-		for n := range 20 {
+		for n := range rounds() {
 			m.Kill()
 			restarted := make(chan struct{})
 			go func() { defer close(restarted); m.Restart() }()
@@ -414,4 +423,61 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestRebirthIsNotAgainstSentinel: a Sentinel has chosen another master, which is dead as well by now, so that nobody
+// tells that it is one. The server comes back, and is not promoted.
+func TestRebirthIsNotAgainstSentinel(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		m := newMortal(t, kind, "--repl-ping-replica-period", "3600")
+		other := enginetest.Start(t, kind, "--aclfile", m.acl, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.Port()))
+		working(t, m.Server, 100)
+		same(t, m.Server, other)
+		m.still(t)
+		watches := sentinel(t, kind, m.Port())
+		until := func(what string, ok func(info string) bool) {
+			t.Helper()
+			require.Eventually(t, func() bool {
+				info, err := watches.Info(t.Context(), "sentinel").Result()
+				return err == nil && ok(info)
+			}, 60*time.Second, 100*time.Millisecond, what)
+		}
+		until("it knows the replica and us", func(info string) bool { return strings.Contains(info, "slaves=2") })
+		m.Kill()
+		until("it has chosen the other", func(info string) bool { return strings.Contains(info, "address="+other.Addr()) })
+		time.Sleep(3 * time.Second) // until its next hello
+		other.Kill()
+		m.Restart()
+		s := m.waits("Sentinel names " + other.Addr())
+		require.Contains(t, s.Hint, "promote --source cache --latest")
+		require.Equal(t, "slave", m.Info("replication")["role"])
+		require.EqualValues(t, 0, m.d.Source("cache").Rebirths)
+	})
+}
+
+// sentinel watches a master, alone.
+func sentinel(t *testing.T, kind enginetest.Kind, port int) *redis.Client {
+	t.Helper()
+	dir, at := t.TempDir(), enginetest.FreePort(t)
+	conf := filepath.Join(dir, "sentinel.conf")
+	require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, "port %d\nbind 127.0.0.1\ndir %s\nsentinel monitor m 127.0.0.1 %d 1\nsentinel down-after-milliseconds m 700\nsentinel failover-timeout m 3000\n",
+		at, dir, port), 0o600))
+	out, err := os.Create(filepath.Join(dir, "log"))
+	require.NoError(t, err)
+	name := kind.Tool("server")
+	p, err := os.StartProcess(name, []string{name, conf, "--sentinel"}, &os.ProcAttr{Files: []*os.File{nil, out, out}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_ = p.Kill() // an error says that it is gone
+		_, _ = p.Wait()
+		_ = out.Close()
+		if t.Failed() {
+			text, _ := os.ReadFile(out.Name())
+			t.Logf("Sentinel: %s", text)
+		}
+	})
+	client := redis.NewClient(&redis.Options{Addr: fmt.Sprintf("127.0.0.1:%d", at), Protocol: 2, DisableIdentity: true})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }

@@ -115,7 +115,7 @@ func TestRelay(t *testing.T) {
 		require.Equal(t, 1, strings.Count(replica.LogText(), "Full resync from"), "the replica's")
 		require.Equal(t, "1", replica.Info("stats")["sync_full"], "its own replica's")
 		require.Contains(t, d.Do("status"), replica.Addr())
-		require.Contains(t, d.Do("check"), fmt.Sprintf("127.0.0.1:%d is open, replicas attached: 1", port))
+		require.Contains(t, d.Run("check").Stdout, fmt.Sprintf("127.0.0.1:%d is open, replicas attached: 1", port))
 		s = d.Source("cache")
 		require.Equal(t, "127.0.0.1:"+strconv.Itoa(port), s.Relay.Listen)
 	})

@@ -32,8 +32,7 @@ func readable(ctx context.Context, c *config.Config) []store.Store {
 
 // held tells of what stores have of a source: what is too old of it, and whether it was proved. It goes by what is
 // in the stores alone, whether a daemon runs or not.
-func (a *app) held(ctx context.Context, stores []store.Store, source string, limits stale.Limits, now time.Time) (found []check.Finding) {
-	var cats []*archive.Catalog
+func (a *app) held(ctx context.Context, stores []store.Store, source string, limits stale.Limits, now time.Time) (cats []*archive.Catalog, found []check.Finding) {
 	for _, st := range stores {
 		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 		cat, err := archive.Load(ctx, st, source)
@@ -45,7 +44,7 @@ func (a *app) held(ctx context.Context, stores []store.Store, source string, lim
 			found = append(found, ages(st, cat, err, limits, now)...)
 		}
 	}
-	return append(found, a.proved(cats, source, now)...)
+	return cats, append(found, a.proved(cats, source, now)...)
 }
 
 // ages tells what is too old of what a store has of a source, or that it could not be read.

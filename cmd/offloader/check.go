@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/check"
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/stale"
@@ -72,7 +74,9 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 			masters[i] = a.ask(ctx, s, c, running)
 			masters[i].findings = append(masters[i].findings, archived(s.Name, masters[i].facts)...)
 			masters[i].findings = append(masters[i].findings, checkRelay(ctx, s, daemon)...)
-			masters[i].findings = append(masters[i].findings, a.held(ctx, stores, s.Name, limits, now)...)
+			cats, held := a.held(ctx, stores, s.Name, limits, now)
+			masters[i].findings = append(masters[i].findings, held...)
+			masters[i].findings = append(masters[i].findings, rebirthOf(ctx, s, masters[i], cats)...)
 			return nil
 		})
 	}
@@ -114,6 +118,7 @@ const atOnce = 8
 type asked struct {
 	findings []check.Finding
 	facts    *check.Facts // nil where it could not be asked
+	master   check.Master
 }
 
 // ask asks a source's master, and the replica of it that snapshots are taken of.
@@ -124,18 +129,11 @@ func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, runnin
 	}
 	m := check.Master{Address: s.Address, Username: s.Username, Password: string(s.Password), TLS: tls, Sample: time.Second, Timeout: timeout}
 	us := check.Ours{User: s.Username, Attached: running, AckStore: c.Ack == "store"}
-	var master asked
+	master := asked{master: m}
 	if master.facts, err = m.Ask(ctx); err != nil {
 		master.findings = append(master.findings, failed("master", err))
 	} else {
 		master.findings = check.Advise(master.facts, us)
-		if s.Relay != nil && master.facts.Info != nil {
-			if c, err := m.AskComeback(ctx, master.facts); err != nil {
-				master.findings = append(master.findings, failed("rebirth", err))
-			} else {
-				master.findings = append(master.findings, check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Password != "")...)
-			}
-		}
 	}
 	if c.Snapshots.Method == config.MethodReplica {
 		m.Address, m.Sample = c.Snapshots.Address, 0 // the rest is its master's
@@ -146,6 +144,18 @@ func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, runnin
 		}
 	}
 	return master
+}
+
+// rebirthOf tells whether a source that has a relay would come back through it.
+func rebirthOf(ctx context.Context, s config.Source, m asked, cats []*archive.Catalog) []check.Finding {
+	if s.Relay == nil || m.facts == nil || m.facts.Info == nil {
+		return nil
+	}
+	c, err := m.master.AskComeback(ctx, m.facts)
+	if err != nil {
+		return []check.Finding{failed("rebirth", err)}
+	}
+	return check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Password != "", slices.ContainsFunc(cats, (*archive.Catalog).Reborn))
 }
 
 // failed is an error as a finding.

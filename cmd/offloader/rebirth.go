@@ -65,9 +65,13 @@ func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
 	order := k.order
 	k.mu.Unlock()
 	end, err := k.current().End(ctx)
+	named := k.current().Named()
+	if named != "" && k.atSource(ctx, named) {
+		named = ""
+	}
 	return rebirth.Facts{
 		Source: k.want.Name, Order: order,
-		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect,
+		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect, Sentinel: named,
 		Others: func() []rebirth.Server { return k.others(ctx, engine) },
 	}
 }

@@ -15,6 +15,21 @@ const (
 	EventPruned  = "pruned"  // of [Offset,To) retention may have let go whatever isn't there
 )
 
+// CauseRebirth is that of a replid event where the master had come back as our replica, and was promoted.
+const CauseRebirth = "rebirth"
+
+// Reborn tells whether the source was ever brought back through the relay.
+func (c *Catalog) Reborn() bool {
+	for _, t := range c.Timelines {
+		for _, e := range t.Events {
+			if e.Kind == EventReplID && e.Cause == CauseRebirth {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Sizes are how many keys a master was last known to hold, and how many it came back with; -1 where that
 // isn't known.
 type Sizes struct {

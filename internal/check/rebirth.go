@@ -90,8 +90,9 @@ func local(address string) bool {
 }
 
 // AdviseRebirth says whether a source that has a relay would be reborn, and what to change. relay is where the
-// relay listens, password whether it wants one.
-func AdviseRebirth(c *Comeback, user, relay string, password bool) []Finding {
+// relay listens, password whether it wants one, proved whether the source was reborn before. Without that it can't
+// be seen from outside how a server that runs was started: the second of the two options alone shows.
+func AdviseRebirth(c *Comeback, user, relay string, password, proved bool) []Finding {
 	var out findings
 	const name = "rebirth"
 	if user == "" {
@@ -126,7 +127,12 @@ func AdviseRebirth(c *Comeback, user, relay string, password bool) []Finding {
 	if c.Replicaof != "" {
 		out.add(Fail, name, "on the master: ACL SETUSER "+user+" +replicaof +role +info", "user %s may not promote it: %s", user, c.Replicaof)
 	}
-	if len(out) == 0 {
+	switch {
+	case len(out) > 0:
+	case !proved:
+		out.add(Warn, name, "look at what starts it (systemctl cat), and restart it once at a quiet hour: then it is proved",
+			"it has the settings of a server that is reborn; whether a restart has it follow the relay on %s can't be seen while it runs", relay)
+	default:
 		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", relay)
 	}
 	return out

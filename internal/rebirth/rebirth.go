@@ -34,6 +34,7 @@ type Facts struct {
 	ReplID   stream.ReplID // at its end
 	End      stream.Offset // its last durable boundary
 	Suspect  string        // why it is suspect; "": it is not
+	Sentinel string        // the master that Sentinels name, where that is another one; "": none, or this one
 
 	Engine Engine
 	// Others are asked for when nothing else stands in the way.
@@ -116,6 +117,9 @@ func Feed(f Facts) Verdict {
 	case f.Suspect != "":
 		return wait("look at `offloader list`; `offloader release` takes what it holds for good, `offloader promote --source "+f.Source+" --latest` goes back to what was before",
 			"the newest timeline %s is suspect: %s", f.Timeline, f.Suspect)
+	}
+	if f.Sentinel != "" {
+		return wait("have Sentinel's choice be the source; "+f.overrule(), "Sentinel names %s as the master", f.Sentinel)
 	}
 	for _, o := range f.Others() {
 		switch {

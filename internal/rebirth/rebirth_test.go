@@ -35,6 +35,7 @@ func TestJudge(t *testing.T) {
 		{"nothing is archived", func(f *Facts) { f.Timeline = "" }, "nothing is archived", false},
 		{"a store is away", func(f *Facts) { f.Unread = errors.New("no answer") }, "no answer", false},
 		{"suspect", func(f *Facts) { f.Suspect = "empty" }, "suspect: empty", true},
+		{"Sentinel's choice is another", func(f *Facts) { f.Sentinel = "h:2" }, "Sentinel names h:2", true},
 		{"behind", func(f *Facts) { f.Engine.At, f.Engine.Acked = 600, 600 }, "at offset 600 of 700", false},
 		{"not acknowledged", func(f *Facts) { f.Engine.Acked = 600 }, "at offset 600 of 700", false},
 		{"acknowledged by another, or before", func(f *Facts) { f.Engine.At = 600 }, "at offset 600 of 700", false},
@@ -76,7 +77,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		at := rapid.SampledFrom([]stream.Offset{-1, 0, 699, 700, 701})
 		ids := rapid.SampledFrom([]stream.ReplID{"", "x", ours})
 		f := Facts{Source: "s", Timeline: rapid.SampledFrom([]string{"", "t"}).Draw(t, "timeline"), ReplID: ours, End: 700,
-			Suspect: rapid.SampledFrom([]string{"", "empty"}).Draw(t, "suspect"),
+			Suspect: rapid.SampledFrom([]string{"", "empty"}).Draw(t, "suspect"), Sentinel: rapid.SampledFrom([]string{"", "h:2"}).Draw(t, "sentinel"),
 			Engine: Engine{ReplID: ids.Draw(t, "id"), Up: flag("up"), At: at.Draw(t, "at"), Loading: flag("loading"),
 				Attached: flag("attached"), Copying: flag("copying"), Acked: at.Draw(t, "acked")}}
 		if flag("unread") {
@@ -88,7 +89,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		}
 		f.Others = func() []Server { return []Server{o} }
 		e := f.Engine
-		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
+		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && f.Sentinel == "" && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
 			!e.Loading && e.Attached && !e.Copying && o.Err == nil && !o.Master && (o.ReplID != ours || o.At <= 700)
 		v := Judge(f)
 		require.Equal(t, certain, v.Promote)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // handle answers a command, with nil where none is due. In a MULTI commands wait for EXEC.
@@ -79,6 +80,9 @@ func (p *peer) answer(c command) []byte {
 	case "PUBLISH":
 		if len(c) != 3 {
 			return wrongArgs(c)
+		}
+		if c[1] == helloChannel {
+			p.l.hear(c[2], time.Now())
 		}
 		return integer(int64(p.l.publish(c[1], c[2])))
 	case "AUTH":

@@ -79,6 +79,7 @@ type Listener struct {
 
 	mu    sync.Mutex
 	peers map[*peer]struct{}
+	named named
 }
 
 // Listen opens the port of addr, host:port; port 0 takes a free one. Run serves it and closes it.

@@ -111,6 +111,17 @@ func (s *Source) Replicas() []string {
 	return slices.Concat(m.Replicas, slices.DeleteFunc(slices.Clone(s.Link().Master.Replicas), s.isUs))
 }
 
+// Named is the master that Sentinels name, who watch us as one of its replicas; "" where none does.
+func (s *Source) Named() string {
+	s.mu.Lock()
+	l := s.announced
+	s.mu.Unlock()
+	if l == nil {
+		return ""
+	}
+	return l.Named()
+}
+
 // isUs tells whether a replica of the master is this daemon: by the port that it was told, which no other replica
 // has unless it is a configured one.
 func (s *Source) isUs(address string) bool {

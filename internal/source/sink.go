@@ -78,7 +78,11 @@ func (s *Source) Continued(m syncer.Master, r syncer.Resume, id stream.ReplID) e
 			return err
 		}
 	}
-	return cur.SetReplID(id, now)
+	cause := ""
+	if m.Reborn {
+		cause = archive.CauseRebirth
+	}
+	return cur.SetReplID(id, cause, now)
 }
 
 // FullSync takes an RDB, with which a new timeline begins.

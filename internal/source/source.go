@@ -107,6 +107,7 @@ type Source struct {
 
 	listening bool // on the announced port; the link's goroutine asks
 	port      int  // that it is
+	announced *relay.Listener
 
 	taking sync.Mutex    // held while a snapshot is taken
 	over   chan struct{} // closed when Run ends
@@ -267,7 +268,7 @@ func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int,
 	}
 	s.listening = true
 	s.mu.Lock()
-	s.port = l.Port()
+	s.port, s.announced = l.Port(), l
 	s.mu.Unlock()
 	g.Go(func() error { return l.Run(ctx) })
 	return l.Port(), nil

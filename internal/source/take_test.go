@@ -129,7 +129,7 @@ func TestWhatStandsAtASnapshotsOffset(t *testing.T) {
 			_, err = in.Write([]byte("RDB"))
 			require.NoError(t, err)
 			if row.failover {
-				require.NoError(t, tl.SetReplID(other, now))
+				require.NoError(t, tl.SetReplID(other, "", now))
 			}
 			for range 3 {
 				require.NoError(t, tl.Append([]byte(ping), now))

@@ -226,7 +226,7 @@ func TestPowerCutOnAFailingDisk(t *testing.T) {
 						recover()
 					}
 				case "id":
-					err = tl.SetReplID(stream.ReplID(fmt.Sprintf("%040x", rapid.IntRange(1, 9).Draw(t, "id"))), now)
+					err = tl.SetReplID(stream.ReplID(fmt.Sprintf("%040x", rapid.IntRange(1, 9).Draw(t, "id"))), "", now)
 				case "trim":
 					if cut, ok := tl.CutAfter(tl.Trimmed() + stream.Offset(rapid.IntRange(0, 100_000).Draw(t, "trim"))); ok {
 						_ = tl.Trim(cut) // it comes again

@@ -236,7 +236,7 @@ func TestAnyLifeKeepsWhatWasDurable(t *testing.T) {
 				require.Equal(t, 100+stream.Offset(len(sent)), at.Offset)
 			case "id":
 				id := stream.ReplID(fmt.Sprintf("%040x", rapid.IntRange(1, 9).Draw(t, "id")))
-				require.NoError(t, tl.SetReplID(id, now))
+				require.NoError(t, tl.SetReplID(id, "", now))
 				require.Equal(t, id, tl.ReplID())
 			case "alive":
 				require.NoError(t, tl.Alive(now))

@@ -58,7 +58,7 @@ func TestATailGivesWhatBecomesDurable(t *testing.T) {
 			case "id":
 				_, err := tl.Cut()
 				require.NoError(t, err)
-				require.NoError(t, tl.SetReplID(stream.ReplID(strings.Repeat(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "id"), 40)), now))
+				require.NoError(t, tl.SetReplID(stream.ReplID(strings.Repeat(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "id"), 40)), "", now))
 			case "quiet":
 				require.NoError(t, tl.Alive(now))
 			case "follow":
@@ -100,7 +100,7 @@ func TestNewsReachAll(t *testing.T) {
 	tl := begin(t, src, "t1")
 	for name, happens := range map[string]func(){
 		"bytes became durable": func() { require.NoError(t, tl.Append([]byte(cmd("PING")), epoch)) },
-		"another id took over": func() { require.NoError(t, tl.SetReplID(stream.ReplID(strings.Repeat("c", 40)), epoch)) },
+		"another id took over": func() { require.NoError(t, tl.SetReplID(stream.ReplID(strings.Repeat("c", 40)), "", epoch)) },
 	} {
 		t.Log(name)
 		one, other := src.News(), src.News()

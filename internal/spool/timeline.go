@@ -345,7 +345,7 @@ func remove(path string) error {
 
 // SetReplID takes note that the master goes on from the last boundary under another id. The link
 // must have Cut before.
-func (t *Timeline) SetReplID(id stream.ReplID, now time.Time) error {
+func (t *Timeline) SetReplID(id stream.ReplID, cause string, now time.Time) error {
 	if id == t.ReplID() {
 		return nil
 	}
@@ -356,7 +356,7 @@ func (t *Timeline) SetReplID(id stream.ReplID, now time.Time) error {
 		return err
 	}
 	t.last = clamp(t.last, stream.TimeOf(now))
-	event := archive.Event{Kind: archive.EventReplID, Offset: t.boundary.Offset, Time: t.last, ReplID: id}
+	event := archive.Event{Kind: archive.EventReplID, Offset: t.boundary.Offset, Time: t.last, ReplID: id, Cause: cause}
 	t.mu.Unlock()
 	if err := t.AddEvent(event); err != nil {
 		return err

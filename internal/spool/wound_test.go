@@ -289,7 +289,7 @@ func TestADroppedTimelineStaysGone(t *testing.T) {
 	require.Error(t, tl.Append([]byte(cmd("PING")), epoch))
 	require.Error(t, tl.Alive(epoch.Add(time.Hour)))
 	require.Error(t, tl.AddEvent(eventAt(100, epoch)))
-	require.Error(t, tl.SetReplID(testID[:39]+"f", epoch))
+	require.Error(t, tl.SetReplID(testID[:39]+"f", "", epoch))
 	_, err := os.Stat(filepath.Join(dir, "cache", "t1"))
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
