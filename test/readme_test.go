@@ -28,7 +28,7 @@ import (
 // environment, ^C by a signal, and "5m ago", when nothing was archived yet, by "now".
 // make test, which this is a part of, is only looked up.
 func TestReadmeCommands(t *testing.T) {
-	r := newReader(t)
+	r := newReader(t, "../README.md")
 	master := r.master
 	const (
 		checks  = "offloader check --master"
@@ -174,13 +174,13 @@ func TestReadmeLinks(t *testing.T) {
 	}
 }
 
-// step is what a block of the README must do. It is known by how it begins.
+// step is what a block of a page must do. It is known by how it begins.
 type step struct {
 	begins string
 	do     func(block string)
 }
 
-// reader is a newcomer with the README open.
+// reader is a newcomer with the README, or another page, open.
 type reader struct {
 	t       *testing.T
 	master  *enginetest.Server
@@ -196,9 +196,9 @@ type reader struct {
 	replace *strings.Replacer
 }
 
-func newReader(t *testing.T) *reader {
+func newReader(t *testing.T, page string) *reader {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile(page)
 	require.NoError(t, err)
 	r := &reader{t: t, blocks: shellBlocks(string(text)), master: enginetest.Start(t, enginetest.Any(t)), home: t.TempDir(), root: t.TempDir(), bin: t.TempDir()}
 	r.cwd = r.home
@@ -244,18 +244,18 @@ exec "` + r.root + `/usr/bin/offloader" "$@"`,
 func (r *reader) follow(steps []step) {
 	r.t.Helper()
 	for i, block := range r.blocks {
-		require.Less(r.t, i, len(steps), "the README has a block that this test doesn't know:\n%s", block)
-		require.True(r.t, strings.HasPrefix(block, steps[i].begins), "the README's block %d should begin with %q:\n%s", i+1, steps[i].begins, block)
+		require.Less(r.t, i, len(steps), "the page has a block that this test doesn't know:\n%s", block)
+		require.True(r.t, strings.HasPrefix(block, steps[i].begins), "the page's block %d should begin with %q:\n%s", i+1, steps[i].begins, block)
 		steps[i].do(block)
 	}
-	require.Len(r.t, steps, len(r.blocks), "blocks are gone from the README")
+	require.Len(r.t, steps, len(r.blocks), "blocks are gone from the page")
 }
 
 // block is the one that begins so.
 func (r *reader) block(begins string) string {
 	r.t.Helper()
 	i := slices.IndexFunc(r.blocks, func(b string) bool { return strings.HasPrefix(b, begins) })
-	require.GreaterOrEqual(r.t, i, 0, "the README has no %q", begins)
+	require.GreaterOrEqual(r.t, i, 0, "the page has no %q", begins)
 	return r.blocks[i]
 }
 
