@@ -3,7 +3,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: build test unit lint fuzz torture bench demo engines s3servers setup help
+.PHONY: build dist test unit lint fuzz torture bench demo engines s3servers promtool setup help
 
 # The toolchain is the one that is installed; nothing fetches another behind your back.
 export GOTOOLCHAIN := local
@@ -19,11 +19,14 @@ VERSION      := $(shell git describe --tags --always --dirty 2>/dev/null || echo
 build: ## a static binary, bin/offloader
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/offloader ./cmd/offloader
 
+dist: ## binaries and Debian packages for amd64 and arm64, with SHA256SUMS, in dist/ (ARCHS=arm64 narrows it)
+	@scripts/dist
+
 test: ## everything that must be green: lint, a short fuzz, all tests on all engines (ENGINES=valkey9.1 RUN=TestDigest narrow it)
 ifdef RUN
 test: unit
 else
-test: setup engines s3servers $(LINT)
+test: setup engines s3servers promtool $(LINT)
 	@failed=; \
 	  $(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	  FUZZTIME=$(if $(filter file,$(origin FUZZTIME)),3s,$(FUZZTIME)) RUN= scripts/fuzz || failed="$$failed fuzz"; \
@@ -31,7 +34,7 @@ test: setup engines s3servers $(LINT)
 endif
 
 # The tests alone, those that match RUN.
-unit: setup engines s3servers
+unit: setup engines s3servers promtool
 	@scripts/test -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)')
 
 lint: setup $(LINT) ## gofmt, go vet, golangci-lint
@@ -49,7 +52,7 @@ $(LINT):
 fuzz: ## every Fuzz function for FUZZTIME (10s) each; RUN=FuzzWalk narrows it
 	@FUZZTIME=$(FUZZTIME) RUN='$(RUN)' scripts/fuzz
 
-torture: setup engines s3servers ## the crash and cut tests with their full counts; takes hours
+torture: setup engines s3servers promtool ## the crash and cut tests with their full counts; takes hours
 	@OFFLOADER_TORTURE=1 scripts/test -timeout 24h $(if $(RUN),-run '$(RUN)')
 
 bench: engines s3servers ## measure against real engines (DIR=where SIZE=how much)
@@ -65,6 +68,9 @@ engines: ## fetch redis 7.0, 8.0 and valkey 8.1, 9.1 for the tests; installs not
 
 s3servers: ## build MinIO and Versity S3 Gateway for the tests; installs nothing
 	@scripts/s3servers
+
+promtool: ## fetch promtool for the tests; installs nothing
+	@scripts/promtool
 
 setup: ## install what a bare Debian lacks for the above
 	@scripts/setup
