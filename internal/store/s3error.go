@@ -95,7 +95,7 @@ func (s *S3) failed(op, name string, patience time.Duration, err error) error {
 	case errors.As(err, &nobody):
 		e.what, e.hint = "there are no credentials", "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, the machine's role, or access_key_id and secret_access_key_file in the configuration"
 		if s.o.RoleARN != "" {
-			e.what, e.hint = "the role "+s.o.RoleARN+" can't be taken on: "+last(err), "may these credentials call sts:AssumeRole for it?"
+			e.what, e.hint = "the role "+s.o.RoleARN+" can't be taken on: "+last(err), "may these credentials call sts:AssumeRole for it? AWS is asked, or the service that AWS_ENDPOINT_URL_STS names"
 		}
 	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded):
 		e.what, e.hint = fmt.Sprintf("%s has not answered within %s", where, patience), "does the service hang, or does a firewall swallow what is sent?"

@@ -72,6 +72,7 @@ type Server struct {
 	port   int
 	dir    string
 	log    string
+	env    []string
 	client *s3.Client
 
 	mu    sync.Mutex
@@ -79,16 +80,17 @@ type Server struct {
 	ended chan struct{}
 }
 
-// Start starts a server without buckets, and returns when it answers.
-func Start(t enginetest.TB, kind Kind) *Server {
+// Start starts a server without buckets, and returns when it answers. What its environment must hold,
+// NAME=value, stands behind.
+func Start(t enginetest.TB, kind Kind, env ...string) *Server {
 	t.Helper()
-	return StartIn(t, kind, t.TempDir())
+	return StartIn(t, kind, t.TempDir(), env...)
 }
 
 // StartIn starts one that has its objects below a folder.
-func StartIn(t enginetest.TB, kind Kind, dir string) *Server {
+func StartIn(t enginetest.TB, kind Kind, dir string, env ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, kind: kind, port: enginetest.FreePort(t), dir: dir, log: filepath.Join(t.TempDir(), "log")}
+	s := &Server{t: t, kind: kind, port: enginetest.FreePort(t), dir: dir, log: filepath.Join(t.TempDir(), "log"), env: env}
 	for _, dir := range []string{s.Dir(), filepath.Join(s.dir, "versions")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatalf("%v", err)
@@ -228,6 +230,7 @@ func (s *Server) launch() error {
 	cmd.Env = append(os.Environ(), "HOME="+s.dir,
 		"MINIO_ROOT_USER="+AccessKey, "MINIO_ROOT_PASSWORD="+SecretKey, "MINIO_BROWSER=off", "MINIO_UPDATE=off",
 		"ROOT_ACCESS_KEY="+AccessKey, "ROOT_SECRET_KEY="+SecretKey)
+	cmd.Env = append(cmd.Env, s.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 
