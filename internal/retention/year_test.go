@@ -216,9 +216,11 @@ func (y *year) promised() map[string]bool {
 			for _, layout := range []string{"h 2006-01-02 15", "d 2006-01-02", "m 2006-01"} {
 				last[s.Time.Go().Format(layout)] = s
 			}
+			day := s.Time.Go()
+			last["w "+day.AddDate(0, 0, -(int(day.Weekday())+6)%7).Format("2006-01-02")] = s // by its Monday
 		}
 	}
-	for kind, n := range map[string]int{"h ": y.policy.Hourly, "d ": y.policy.Daily, "m ": y.policy.Monthly} {
+	for kind, n := range map[string]int{"h ": y.policy.Hourly, "d ": y.policy.Daily, "w ": y.policy.Weekly, "m ": y.policy.Monthly} {
 		periods := slices.Sorted(maps.Keys(last))
 		periods = slices.DeleteFunc(periods, func(p string) bool { return !strings.HasPrefix(p, kind) })
 		for _, p := range periods[max(0, len(periods)-n):] {
