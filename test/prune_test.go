@@ -79,6 +79,80 @@ retention: {window: 1s}`, master.Addr()))
 	})
 }
 
+// TestPruneWithinATimeline: in a timeline that goes on, the window moves from snapshot to snapshot. Each of
+// two stores keeps what its own retention says: all that it holds boots as the master was, and what it let go
+// is no longer a point.
+func TestPruneWithinATimeline(t *testing.T) {
+	t.Parallel() // it waits for the window
+	const window = 2 * time.Second
+	kind := enginetest.Any(t)
+	master := enginetest.Start(t, kind)
+	n := 0
+	work := func() {
+		for range 50 {
+			n++
+			master.Do("SET", fmt.Sprint("key:", n%70), n)
+			master.Do("RPUSH", "list", n)
+		}
+	}
+	work()
+	dir := t.TempDir()
+	d := blackbox.StartWith(t, dir, fmt.Sprintf(`
+sources: [{name: cache, address: %q}]
+spool: {path: $DIR/spool, min_free: 1%%}
+retention: {window: 7d}
+ack: store
+stores:
+  - {type: disk, path: $DIR/archive, retention: {window: %s}}
+  - {type: disk, path: $DIR/all}`, master.Addr(), window))
+	d.Streaming("cache")
+	var moments []moment
+	for range 3 {
+		work()
+		moments = append(moments, note(t, master, 1))
+		work() // so that the snapshot is behind the moment
+		d.Do("snapshot")
+		d.WaitFor(window / 2)
+	}
+	work()
+	moments = append(moments, note(t, master, 1)) // behind the last snapshot
+
+	young, all := blackbox.ArchiveAt(t, d.Dir), blackbox.ArchiveAt(t, filepath.Join(dir, "all"))
+	_, before := segments(t, all, "cache")
+	d.Do("prune")
+	pruned := time.Now()
+	d.Do("verify") // both: what is missing has a reason
+	_, left := segments(t, young, "cache")
+	require.Greater(t, left[0].From, before[0].From, "log is let go")
+	_, same := segments(t, all, "cache")
+	require.Equal(t, before[0].From, same[0].From, "that of the other store isn't")
+	one := young.Timelines("cache")[0]
+	require.Len(t, one.Windows, 1)
+	from := one.Windows[0].From.Offset
+	require.Equal(t, one.Snapshots[0].Offset, from, "it begins with a snapshot")
+	require.Greater(t, left[0].To, from, "no log is left before it")
+
+	gone := 0
+	for i, m := range moments {
+		if m.offset < from {
+			gone++
+			require.Less(t, m.at, pruned.Add(-window), "moment %d was in the window", i)
+			require.Equal(t, 3, young.Run(append([]string{"restore", "--dry-run"}, m.byTime()...)...).Code, "moment %d", i)
+			require.Equal(t, 3, young.Run(append([]string{"restore", "--dry-run"}, m.byOffset()...)...).Code, "moment %d", i)
+		} else {
+			m.equals(t, kind, young.Restore(m.byTime()...))
+		}
+	}
+	require.Positive(t, gone, "moments that the window no longer holds")
+	require.Less(t, gone, len(moments), "the last of them stays")
+	moments[0].equals(t, kind, all.Restore(moments[0].byOffset()...))
+
+	work() // it goes on
+	last := note(t, master, 1)
+	last.equals(t, kind, young.Restore(last.byOffset()...))
+	require.EqualValues(t, 1, d.Source("cache").FullResyncs)
+}
+
 // stored waits until the store has all up to an offset.
 func stored(t *testing.T, d *blackbox.Daemon, offset int64) {
 	t.Helper()
