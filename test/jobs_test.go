@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -70,4 +71,52 @@ retention: {window: 7d}
 	require.Regexp(t, `newest snapshot [0-9: -]+, verified `, status)
 	require.Regexp(t, `offloader_store_verified_timestamp_seconds\{source="cache",store="[^"]+"\} [1-9]`, d.Get("/metrics"))
 	require.Regexp(t, `offloader_job_last_success_timestamp_seconds\{job="snapshot of cache"\} [1-9]`, d.Get("/metrics"))
+}
+
+// A verify by schedule that finds damage is told wherever somebody looks, until one finds none: by the
+// status, the metrics, /readyz, and the exit code of who verifies by hand.
+func TestAJobFindsDamage(t *testing.T) {
+	t.Parallel() // it waits for the clock
+	const patience = 30 * time.Second
+	master := enginetest.Start(t, enginetest.Any(t))
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources: [{name: cache, address: %q}]
+spool: {path: $DIR/archive/.spool, min_free: 1%%}
+stores: [{type: disk, path: $DIR/archive}]
+verify: {schedule: "@every 1s"}
+`, master.Addr()))
+	d.Streaming("cache")
+	seen := func(want map[string]float64) bool {
+		all := series(t, d.Get("/metrics"))
+		for name, v := range want {
+			if got, there := all[name]; !there || got != v {
+				return false
+			}
+		}
+		return true
+	}
+	store := fmt.Sprintf("{source=%q,store=%q}", "cache", d.Dir)
+	findings, failing := "offloader_store_verify_findings"+store, fmt.Sprintf("offloader_job_failing{job=%q}", "verify "+d.Dir)
+	sound := map[string]float64{findings: 0, failing: 0}
+	require.Eventually(t, func() bool { return seen(sound) }, patience, 50*time.Millisecond, "verified: %s", d.Get("/metrics"))
+	code, body := get(t, d, "/readyz")
+	require.Equal(t, http.StatusOK, code, body)
+
+	flip := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
+	snapshot := filepath.Join(d.Dir, "cache", "*", "snapshots", "*.rdb.zst")
+	name := damage(t, snapshot, flip)
+	require.Eventually(t, func() bool { return seen(map[string]float64{findings: 1, failing: 1}) }, patience, 50*time.Millisecond, "the damage is found")
+	code, body = get(t, d, "/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	require.Contains(t, body, "verify "+d.Dir+": ")
+	status := d.Do("status")
+	require.Contains(t, status, "1 finding at the verify of ")
+	require.Contains(t, status, "`offloader verify` tells them, and what they cost")
+	require.Contains(t, d.LogText(), filepath.Base(name))
+	require.Equal(t, 4, d.Run("verify").Code)
+
+	damage(t, snapshot, flip) // it is as it was
+	require.Eventually(t, func() bool { return seen(sound) }, patience, 50*time.Millisecond, "all is well again")
+	require.Eventually(t, func() bool { code, body = get(t, d, "/readyz"); return code == http.StatusOK }, patience, 50*time.Millisecond)
+	require.NotContains(t, d.Do("status"), "finding")
 }
