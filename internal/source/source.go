@@ -36,6 +36,13 @@ import (
 	"github.com/offloader/offloader/internal/syncer"
 )
 
+// What a compacted segment holds, of stream and of time. How many requests a bucket gets, and what they cost,
+// follows from them: docs/cost.md.
+const (
+	defaultTarget = 64 << 20
+	defaultSpan   = time.Hour
+)
+
 // Store is where the archive lives, as far as a source needs it.
 type Store interface {
 	archive.Files
@@ -128,10 +135,10 @@ type Source struct {
 // New makes a source; Run makes it live.
 func New(o Options) *Source {
 	if o.Target == 0 {
-		o.Target = min(64<<20, o.Spool.MaxSize()/8)
+		o.Target = min(defaultTarget, o.Spool.MaxSize()/8)
 	}
 	if o.MaxSpan == 0 {
-		o.MaxSpan = time.Hour
+		o.MaxSpan = defaultSpan
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -16,6 +16,7 @@ import (
 	"runtime/metrics"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -325,6 +326,22 @@ func TestS3SizeOfParts(t *testing.T) {
 		}
 	}
 	require.Greater(t, sum, 480<<30)
+}
+
+// A segment is one request, which is what docs/cost.md reckons with: up to 32 MiB, beyond which it goes in parts.
+func TestS3RequestsOfASegment(t *testing.T) {
+	r := newRig(t, s3test.MinIO, s3test.Plain)
+	var requests atomic.Int32
+	r.proxy.Watch(func(*http.Request, int) { requests.Add(1) })
+	for _, size := range []int{1, 32 << 20, 32<<20 + 1} {
+		requests.Store(0)
+		require.NoError(t, r.store.Put(t.Context(), fmt.Sprint(size), bytes.NewReader(sized(size))))
+		if size <= 32<<20 {
+			require.EqualValues(t, 1, requests.Load(), size)
+		} else {
+			require.Greater(t, requests.Load(), int32(1), size)
+		}
+	}
 }
 
 // Whatever a size has to do with buffers and parts, what is read is what was put.
