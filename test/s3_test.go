@@ -3,12 +3,17 @@ package test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/store/s3test"
+	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/test/blackbox"
 	"github.com/offloader/offloader/test/workload"
 )
@@ -61,6 +66,63 @@ func TestS3(t *testing.T) {
 		require.Equal(t, digest, archive.Restore("--latest").Boot(kind).Digest())
 		require.Len(t, archive.Timelines("cache"), 1)
 	})
+}
+
+// TestS3UploadInterval: while a master is written to a little all the time, no byte is missing in the bucket
+// for much longer than the interval, as who looks at the requests from outside sees it.
+func TestS3UploadInterval(t *testing.T) {
+	t.Parallel() // it waits for the interval
+	const (
+		interval = time.Second
+		slack    = 2 * time.Second // for a busy machine
+	)
+	server := s3test.Start(t, s3test.MinIO)
+	proxy := s3test.NewProxy(t, server)
+	type arrival struct {
+		at time.Time
+		to stream.Offset
+	}
+	arrivals := make(chan arrival, 1000)
+	proxy.Watch(func(r *http.Request, status int) {
+		i := strings.Index(r.URL.Path, "/log/")
+		if r.Method != http.MethodPut || status != http.StatusOK || i < 0 {
+			return
+		}
+		if n, err := archive.ParseSegmentName(r.URL.Path[i+1:]); err == nil {
+			arrivals <- arrival{time.Now(), n.To}
+		}
+	})
+	master := enginetest.Start(t, enginetest.Any(t))
+	place := strings.TrimSuffix(onS3(t, proxy.Endpoint(), server.Bucket(s3test.Plain)), "}")
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf("sources: [{name: cache, address: %q}]\nspool: {path: $DIR/spool}\nstores: [%s, upload_interval: %s}]\n", master.Addr(), place, interval))
+	d.Streaming("cache")
+	d.Until("cache", "stored", func(s blackbox.SourceStatus) bool {
+		return len(s.Stores) == 1 && s.Stores[0].StoredTime.Unix() > 0 && s.Stores[0].LagBytes == 0
+	})
+
+	var written []arrival // when what ends there was written
+	for began, tick := time.Now(), time.Tick(50*time.Millisecond); time.Since(began) < 6*interval; <-tick {
+		at := time.Now()
+		master.Do("SET", "key", at.String())
+		written = append(written, arrival{at, stream.Offset(master.Offset())})
+	}
+	var stored arrival
+	segments := 0
+	for _, w := range written {
+		for stored.to < w.to {
+			select {
+			case a := <-arrivals:
+				segments++
+				if a.to > stored.to {
+					stored = a
+				}
+			case <-time.After(interval + slack):
+				t.Fatalf("offset %d is not in the bucket after %v", w.to, time.Since(w.at))
+			}
+		}
+		require.Less(t, stored.at.Sub(w.at), interval+slack, "offset %d came late", w.to)
+	}
+	require.LessOrEqual(t, segments, 10, "but not each byte by itself: a request is paid for")
 }
 
 // Check tells what is wrong with a bucket, and leaves nothing in it.
