@@ -125,6 +125,11 @@ func TestRebirth(t *testing.T) {
 			m.Restart()
 			s := m.reborn(n + 1)
 			require.Equal(t, digest, m.Digest())
+			if n == 2 {
+				s = m.d.Until("cache", "what a rebirth would take", func(s blackbox.SourceStatus) bool { return s.Rebirth != nil })
+				require.Greater(t, s.Rebirth.Seconds, 1.0, "what it takes to connect, at least")
+				require.Regexp(t, `ok +rebirth +if it dies and is started again`, m.d.Run("check").Stdout)
+			}
 			require.Equal(t, at, m.Do("PEXPIRETIME", "soon"))
 			require.ElementsMatch(t, functions, m.Do("FUNCTION", "LIST"))
 			require.Equal(t, strconv.Itoa(int(n)), m.DB(3).Get(t.Context(), "in three").Val())

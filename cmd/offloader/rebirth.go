@@ -270,9 +270,8 @@ const (
 
 // predict keeps an eye on what a rebirth would take, until ctx ends.
 func (k *keeper) predict(ctx context.Context, f *feed.Feed) {
-	every := time.NewTicker(5 * time.Second)
-	defer every.Stop()
 	for {
+		wait := 5 * time.Second
 		rdb, behind, err := f.Size(ctx)
 		k.mu.Lock()
 		k.size = nil
@@ -280,10 +279,13 @@ func (k *keeper) predict(ctx context.Context, f *feed.Feed) {
 			k.size = &httpapi.Rebirth{Snapshot: rdb, Log: behind}
 		}
 		k.mu.Unlock()
+		if err != nil {
+			wait = time.Second // nothing has begun yet, most often
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-every.C:
+		case <-time.After(wait):
 		}
 	}
 }

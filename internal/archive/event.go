@@ -2,6 +2,7 @@ package archive
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -15,19 +16,22 @@ const (
 	EventPruned  = "pruned"  // of [Offset,To) retention may have let go whatever isn't there
 )
 
-// CauseRebirth is that of a replid event where the master had come back as our replica, and was promoted.
+// CauseRebirth is that of a replid event where the master had come back as our replica, and was promoted. The
+// reason of a timeline that began so begins with it.
 const CauseRebirth = "rebirth"
 
-// Reborn tells whether the source was ever brought back through the relay.
+// Reborn tells whether the source's last start was through the relay.
 func (c *Catalog) Reborn() bool {
-	for _, t := range c.Timelines {
-		for _, e := range t.Events {
-			if e.Kind == EventReplID && e.Cause == CauseRebirth {
-				return true
-			}
+	if len(c.Timelines) == 0 {
+		return false
+	}
+	newest := c.Timelines[len(c.Timelines)-1]
+	for _, e := range slices.Backward(newest.Events) {
+		if e.Kind == EventReplID {
+			return e.Cause == CauseRebirth
 		}
 	}
-	return false
+	return strings.HasPrefix(newest.Reason, CauseRebirth)
 }
 
 // Sizes are how many keys a master was last known to hold, and how many it came back with; -1 where that

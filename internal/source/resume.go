@@ -258,6 +258,9 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 		Parent: &archive.Parent{Timeline: b.timeline, Offset: b.at.Offset},
 		Spool:  s.o.Spool.ID(), Reason: b.reason, Engine: m.Engine, Version: m.Version,
 	}
+	if m.Reborn {
+		info.Reason = archive.CauseRebirth + ": " + info.Reason
+	}
 	info.Timeline = s.freeName(info.Began, id)
 	at := b.at
 	if at.Time == 0 {

@@ -119,6 +119,8 @@ func (s *Source) reason(m syncer.Master, before *spool.Timeline) string {
 	s.mu.Unlock()
 	var r syncer.Resume
 	switch {
+	case m.Reborn:
+		return archive.CauseRebirth + ": somebody has said that the master starts with what it holds"
 	case before != nil:
 		r = syncer.Resume{ID: before.ReplID(), Offset: before.Boundary().Offset}
 	case lost != nil:

@@ -22,9 +22,12 @@ type SourceStatus struct {
 	FullResyncs    int64  `json:"full_resyncs"`
 	PartialResyncs int64  `json:"partial_resyncs"`
 	Rebirths       int64  `json:"rebirths"`
-	Why            string `json:"why"`
-	LastSnapshot   *Place `json:"last_snapshot"`
-	Spool          struct {
+	Rebirth        *struct {
+		Seconds float64 `json:"predicted_seconds"`
+	} `json:"rebirth"`
+	Why          string `json:"why"`
+	LastSnapshot *Place `json:"last_snapshot"`
+	Spool        struct {
 		Bytes    int64 `json:"bytes"`
 		MaxBytes int64 `json:"max_bytes"`
 	} `json:"spool"`
