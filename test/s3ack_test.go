@@ -74,28 +74,50 @@ func TestAckStoreOnS3(t *testing.T) {
 }
 
 // S3, the only store, is away, and the spool's disk is lost: the daemon waits until S3 answers, and goes on
-// where the bucket ends, as far back as the master's backlog reaches. So nothing is lost here, with no full sync.
+// where the bucket ends, as far back as the master's backlog reaches: then nothing is lost, with no full sync. Else a
+// timeline begins, and the moments between, which only the spool had, can't be had.
 func TestS3AwayAndTheSpoolLost(t *testing.T) {
 	t.Parallel() // it waits most of the time
-	s, dir := startService(t, s3test.VersityGW), t.TempDir()
-	master, d := intoBucketOnly(t, s, dir, "local")
-	s.Kill()
-	writes(master, 50)
-	require.EqualValues(t, 1, master.Do("WAIT", 1, 10_000), "the spool has it")
-	d.Kill()
-	require.NoError(t, os.RemoveAll(filepath.Join(dir, "spool")))
-	d.Restart()
-	waiting := d.Until("cache", "waiting for S3", func(s blackbox.SourceStatus) bool { return s.Error != "" })
-	require.Equal(t, "waiting", waiting.State)
-	require.Contains(t, waiting.Error, "nothing listens at "+s.Addr())
-	require.EqualValues(t, 0, master.Do("WAIT", 1, 100), "nothing is acknowledged meanwhile")
-	s.Restart()
-	d.Streaming("cache")
-	m := note(t, master, 1)
-	stored(t, d, m.offset)
-	require.Equal(t, "1", master.Info("stats")["sync_full"], "the backlog reached back")
-	d.Kill()
-	m.equals(t, master.Kind(), s.alone(t).Restore("--latest"))
+	for name, reaches := range map[string]bool{"backlog reaches back": true, "backlog too short": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, dir := startService(t, s3test.VersityGW), t.TempDir()
+			master, d := intoBucketOnly(t, s, dir, "local")
+			if !reaches {
+				master.Do("CONFIG", "SET", "repl-backlog-size", "16384")
+			}
+			before := note(t, master, 1)
+			stored(t, d, before.offset)
+			s.Kill()
+			writes(master, 50)
+			lost := note(t, master, 1) // the spool has it
+			master.Do("SET", "large", noise(t, 100_000))
+			d.Kill()
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, "spool")))
+			d.Restart()
+			waiting := d.Until("cache", "waiting for S3", func(s blackbox.SourceStatus) bool { return s.Error != "" })
+			require.Equal(t, "waiting", waiting.State)
+			require.Contains(t, waiting.Error, "nothing listens at "+s.Addr())
+			require.EqualValues(t, 0, master.Do("WAIT", 1, 100), "nothing is acknowledged meanwhile")
+			s.Restart()
+			d.Streaming("cache")
+			now := note(t, master, 1)
+			stored(t, d, now.offset)
+			d.Kill()
+
+			alone := s.alone(t)
+			before.equals(t, master.Kind(), alone.Restore(before.byOffset()...))
+			now.equals(t, master.Kind(), alone.Restore("--latest"))
+			if reaches {
+				require.Equal(t, "1", master.Info("stats")["sync_full"])
+				lost.equals(t, master.Kind(), alone.Restore(lost.byOffset()...))
+				return
+			}
+			require.Equal(t, "2", master.Info("stats")["sync_full"])
+			r := alone.Run(append([]string{"restore", "--dry-run"}, lost.byOffset()...)...)
+			require.Equal(t, 3, r.Code, "%s", r)
+		})
+	}
 }
 
 // S3, the only store, and the master go at once. What was acknowledged meanwhile, or before, is in the spool; a
