@@ -11,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/store/s3test"
 	"github.com/offloader/offloader/test/blackbox"
 )
@@ -21,7 +20,6 @@ import (
 // said.
 func TestS3Identities(t *testing.T) {
 	t.Parallel()
-	master := enginetest.Start(t, enginetest.Any(t))
 	server := s3test.Start(t, s3test.MinIO)
 	bucket, proxy := server.Bucket(s3test.Plain), s3test.NewProxy(t, server)
 	var mu sync.Mutex
@@ -74,10 +72,10 @@ func TestS3Identities(t *testing.T) {
 			mu.Lock()
 			keys, tokens = nil, nil
 			mu.Unlock()
-			yaml := fmt.Sprintf("sources: [{name: cache, address: %q}]\nspool: {path: %s/spool, min_free: 1%%}\nstores: [{type: s3, bucket: %s, prefix: p, region: %s, endpoint: %q, path_style: true, %s}]\nhttp: {listen: \"127.0.0.1:0\"}\n",
-				master.Addr(), dir, bucket, s3test.Region, proxy.Endpoint(), row.store)
+			yaml := fmt.Sprintf("sources: [{name: cache, address: \"127.0.0.1:1\"}]\nspool: {path: %s/spool, min_free: 1%%}\nstores: [{type: s3, bucket: %s, prefix: p, region: %s, endpoint: %q, path_style: true, %s}]\nhttp: {listen: \"127.0.0.1:0\"}\n",
+				dir, bucket, s3test.Region, proxy.Endpoint(), row.store)
 			env := append([]string{"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=" + config, "AWS_SHARED_CREDENTIALS_FILE=" + row.credentials}, row.env...)
-			r := blackbox.Run(t, append(env, "check", "--config", file("c.yaml", yaml), "--json")...)
+			r := blackbox.Run(t, append(env, "list", "--config", file("c.yaml", yaml), "--json")...)
 			if row.says != "" {
 				require.Equal(t, 1, r.Code, "%s", r)
 				require.Contains(t, r.String(), row.says)
@@ -86,7 +84,6 @@ func TestS3Identities(t *testing.T) {
 				return
 			}
 			require.Zero(t, r.Code, "%s", r)
-			require.Contains(t, found(t, r, "store"), "can be listed, read and written, and lets us delete")
 			mu.Lock()
 			defer mu.Unlock()
 			require.NotEmpty(t, keys)
