@@ -30,13 +30,14 @@ func View(dir, source string) ([]*archive.Timeline, error) {
 	var all []*archive.Timeline
 	for _, d := range dirs {
 		t, err := viewTimeline(d)
+		var missing error
 		for try := 0; err != nil && try < 10; try++ {
-			if _, missing := os.Stat(filepath.Join(d, timelineFile)); missing != nil {
+			if _, missing = os.Stat(filepath.Join(d, timelineFile)); missing != nil {
 				break // it has not begun, or the stores have all of it
 			}
 			t, err = viewTimeline(d) // it was trimmed meanwhile
 		}
-		if _, missing := os.Stat(filepath.Join(d, timelineFile)); err != nil && errors.Is(missing, fs.ErrNotExist) {
+		if errors.Is(missing, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
