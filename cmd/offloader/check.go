@@ -155,7 +155,7 @@ func rebirthOf(ctx context.Context, s config.Source, m asked, cats []*archive.Ca
 	if err != nil {
 		return []check.Finding{failed("rebirth", err)}
 	}
-	return check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Password != "", slices.ContainsFunc(cats, (*archive.Catalog).Reborn))
+	return check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Username, s.Relay.Password != "", slices.ContainsFunc(cats, (*archive.Catalog).Reborn))
 }
 
 // failed is an error as a finding.

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -14,13 +15,14 @@ import (
 // Comeback is what a master told of how it would come back if it died now.
 type Comeback struct {
 	Cluster   bool
+	Upstream  string            // host:port of the server that it follows, "" for a master
 	Config    map[string]string // nil where CONFIG GET was refused
 	Replicaof string            // the words to a REPLICAOF that can't succeed, "" where they say that it may be said
 	Dump      string            // a dump.rdb that it would load, "" where there is none or it lies on another host
 }
 
 // comebackSettings are what is looked at.
-var comebackSettings = []string{"save", "appendonly", "replica-serve-stale-data", "dir", "dbfilename", "masterauth"}
+var comebackSettings = []string{"save", "appendonly", "replica-serve-stale-data", "dir", "dbfilename", "masterauth", "masteruser"}
 
 // AskComeback asks a master how it would come back. Nothing changes there.
 func (m Master) AskComeback(ctx context.Context, f *Facts) (*Comeback, error) {
@@ -39,6 +41,9 @@ func (m Master) askComeback(ctx context.Context, conn *redis.Conn, f *Facts) (*C
 		return nil, &ConnectError{m.Address, err, m.wayIn(err)}
 	}
 	c := &Comeback{Cluster: f.Info["cluster_enabled"] == "1"}
+	if f.Info["role"] == "slave" {
+		c.Upstream = net.JoinHostPort(f.Info["master_host"], f.Info["master_port"])
+	}
 	for _, name := range comebackSettings {
 		got, err := conn.ConfigGet(ctx, name).Result()
 		if err != nil {
@@ -90,9 +95,10 @@ func local(address string) bool {
 }
 
 // AdviseRebirth says whether a source that has a relay would be reborn, and what to change. relay is where the
-// relay listens, password whether it wants one, proved whether the source was reborn before. Without that it can't
+// relay listens, login the name that goes with its password, password whether it wants one, proved whether the
+// source was reborn before. Without that it can't
 // be seen from outside how a server that runs was started: the second of the two options alone shows.
-func AdviseRebirth(c *Comeback, user, relay string, password, proved bool) []Finding {
+func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool) []Finding {
 	var out findings
 	const name = "rebirth"
 	if user == "" {
@@ -102,6 +108,10 @@ func AdviseRebirth(c *Comeback, user, relay string, password, proved bool) []Fin
 	switch {
 	case c.Cluster:
 		out.add(Fail, name, "what it held is restored by `offloader restore --to`, or into a replica of the same shard", "it is in cluster mode, where the engine refuses replicaof: it is archived and guarded, and not reborn")
+		return out
+	case c.Upstream != "":
+		out.add(Warn, name, "where it waits for its rebirth, `offloader status` says why; where it is a replica for good, leave it one: started with the relay as its master it would be made a master beside its own",
+			"it is a replica of %s", c.Upstream)
 		return out
 	case c.Config == nil:
 		out.add(Warn, name, "grant +config|get", "the master doesn't tell its settings: whether it would be reborn isn't known")
@@ -123,6 +133,9 @@ func AdviseRebirth(c *Comeback, user, relay string, password, proved bool) []Fin
 	}
 	if password && c.Config["masterauth"] == "" {
 		out.add(Fail, name, "CONFIG SET masterauth …, and in its configuration file (masteruser too where the relay has a username)", "the relay wants a password, and the master has none to give as its replica")
+	}
+	if has := c.Config["masteruser"]; password && cmp.Or(has, "default") != cmp.Or(login, "default") {
+		out.add(Fail, name, "CONFIG SET masteruser '"+login+"', and in its configuration file", "the relay wants the user %q, and as its replica the master gives %q", cmp.Or(login, "default"), cmp.Or(has, "default"))
 	}
 	if c.Replicaof != "" {
 		out.add(Fail, name, "on the master: ACL SETUSER "+user+" +replicaof +role +info", "user %s may not promote it: %s", user, c.Replicaof)

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,7 +24,7 @@ func comeback(t *testing.T, s *enginetest.Server, user string, password bool, pr
 	require.NoError(t, err)
 	require.Equal(t, before["role"], s.Info("replication")["role"], "nothing changes")
 	require.Equal(t, before["master_replid"], s.Info("replication")["master_replid"])
-	return AdviseRebirth(c, user, "10.0.0.9:6390", password, len(proved) > 0)
+	return AdviseRebirth(c, user, "10.0.0.9:6390", "", password, len(proved) > 0)
 }
 
 // What stands in the way of a rebirth is found on a master that runs, and nothing changes there.
@@ -52,6 +53,9 @@ func TestRebirthReadiness(t *testing.T) {
 		s.Do("CONFIG", "SET", "masterauth", "secret")
 		says(comeback(t, s, "", true), Warn, "can't be seen while it runs")
 		says(comeback(t, s, "", true, true), OK, "comes back with all that is durable")
+		s.Do("CONFIG", "SET", "masteruser", "somebody")
+		says(comeback(t, s, "", true), Fail, "as its replica the master gives \"somebody\"")
+		s.Do("CONFIG", "SET", "masteruser", "")
 		require.NoError(t, os.WriteFile(filepath.Join(s.Dir(), "dump.rdb"), nil, 0o600))
 		says(comeback(t, s, "", true), Fail, "rm "+filepath.Join(s.Dir(), "dump.rdb"))
 		require.NoError(t, os.Remove(filepath.Join(s.Dir(), "dump.rdb")))
@@ -60,6 +64,9 @@ func TestRebirthReadiness(t *testing.T) {
 		says(comeback(t, s, "offloader", true), Fail, "ACL SETUSER offloader +replicaof +role +info")
 		s.Do("ACL", "SETUSER", "offloader", "+replicaof", "+role")
 		says(comeback(t, s, "offloader", true, true), OK, "comes back")
+
+		replica := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", s.Port()))
+		says(comeback(t, replica, "", false), Warn, "it is a replica of "+s.Addr())
 
 		cluster := enginetest.Start(t, kind, "--cluster-enabled", "yes")
 		says(comeback(t, cluster, "", false), Fail, "cluster mode")
