@@ -222,7 +222,9 @@ type keeper struct {
 	relay *relay.Listener // nil while none is open
 	shut  error           // why it isn't, though it should be
 
-	order   rebirth.Order    // of an operator, being carried out
+	promoting sync.Mutex // held while an operator's word is carried out
+
+	order   rebirth.Order    // that word
 	verdict rebirth.Verdict  // the last under that order
 	size    *httpapi.Rebirth // what a rebirth would consist of; nil: not known
 }

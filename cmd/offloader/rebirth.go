@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -25,6 +26,8 @@ const (
 	askFor = 2 * time.Second
 	// seenFor is how long after its last try a server that can't be served still counts as ours.
 	seenFor = 10 * time.Second
+	// promotes is how long a promotion that was decided may take.
+	promotes = 10 * time.Second
 )
 
 // follower gathers what is known when the server at the source's address turns out to be a replica, and
@@ -35,21 +38,28 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 		return syncer.Upstream, nil // nobody can follow us
 	}
 	replicas := l.Replicas()
-	r, ours, mistaken := k.whoIs(f, replicas, l.Port())
-	if mistaken != "" {
-		return 0, &syncer.RebirthError{Master: k.want.Address, Why: mistaken, Do: "set replica-announce-ip and replica-announce-port there to what the source's address is here"}
+	r, ours, wrong := k.whoIs(f, replicas, l.Port())
+	if !ours && wrong.Why == "" {
+		wrong = k.disguised(ctx, f, replicas)
+	}
+	if wrong.Why != "" {
+		return k.decided(k.said(), wrong)
 	}
 	if !ours {
 		return syncer.Upstream, nil
 	}
 	facts := k.facts(ctx, r.Address)
 	facts.Engine = rebirth.Engine{
-		ReplID: f.ReplID, Up: f.State == "connected", At: f.Offset, Keys: f.Keys, Loading: f.Loading,
+		ReplID: f.ReplID, Up: f.State == "connected", At: f.Offset, Keys: f.Keys, Loading: f.Loading, Untold: f.Untold,
 		Attached: r.State != relay.Away, Copying: r.State == relay.Copying, Acked: r.Offset,
 	}
-	v := rebirth.Judge(facts)
+	return k.decided(facts.Order, rebirth.Judge(facts))
+}
+
+// decided is what the link is told of a verdict, and whoever has given the word that it was given under.
+func (k *keeper) decided(under rebirth.Order, v rebirth.Verdict) (syncer.Fate, error) {
 	k.mu.Lock()
-	if k.order == facts.Order {
+	if k.order == under {
 		k.verdict = v
 	}
 	k.mu.Unlock()
@@ -59,11 +69,16 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 	return 0, &syncer.RebirthError{Master: k.want.Address, Why: v.Why, Do: v.Do}
 }
 
+// said is the operator's word.
+func (k *keeper) said() rebirth.Order {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.order
+}
+
 // facts are those that are not the engine's own.
 func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
-	k.mu.Lock()
-	order := k.order
-	k.mu.Unlock()
+	order := k.said()
 	end, err := k.current().End(ctx)
 	named := k.current().Named()
 	if named != "" && k.atSource(ctx, named) {
@@ -105,28 +120,57 @@ func (k *keeper) atSource(ctx context.Context, address string) bool {
 
 // whoIs finds the server among the relay's replicas: it is the one that comes from the address that the link
 // goes to, and says that it listens on that port. One that follows us, and tells another address, is
-// mistaken for somebody else: then what is wrong is told.
-func (k *keeper) whoIs(f syncer.Follower, replicas []relay.Replica, port int) (r relay.Replica, ours bool, mistaken string) {
+// mistaken for somebody else: then what is wrong is told. So it is of one that can't get in.
+func (k *keeper) whoIs(f syncer.Follower, replicas []relay.Replica, port int) (r relay.Replica, ours bool, wrong rebirth.Verdict) {
 	host, at, err := net.SplitHostPort(f.Remote)
 	if err != nil {
-		return r, false, ""
+		return r, false, wrong
 	}
 	name, _, _ := net.SplitHostPort(k.want.Address)
 	var announced []string
 	for _, r := range replicas {
-		if r.State == relay.Away && time.Since(r.Since.Go()) > seenFor {
+		if r.State == relay.Away && (time.Since(r.Since.Go()) > seenFor || f.Untold != "") { // or it may be a master already
 			continue
 		}
 		h, p, err := net.SplitHostPort(r.Address)
 		if err == nil && p == at && (h == host || h == name) {
-			return r, true, ""
+			return r, true, wrong
 		}
 		announced = append(announced, r.Address)
 	}
-	if h, p, err := net.SplitHostPort(f.Upstream); err != nil || p != fmt.Sprint(port) || !here(h) || len(announced) == 0 {
-		return r, false, ""
+	h, p, err := net.SplitHostPort(f.Upstream)
+	switch {
+	case err != nil || p != strconv.Itoa(port) || !here(h):
+	case len(announced) > 0:
+		wrong = mistaken("it follows this relay, where nobody comes from %s: those who do say %v", f.Remote, announced)
+	case f.Untold == "" && f.State != "connected":
+		wrong = rebirth.Verdict{Why: "it follows this relay, and is not attached to it yet", Do: "see its log, and the daemon's: do masteruser and masterauth suit the relay, and tls-replication?"}
 	}
-	return r, false, fmt.Sprintf("it follows this relay, where nobody comes from %s: those who do say %v", f.Remote, announced)
+	return r, false, wrong
+}
+
+func mistaken(why string, args ...any) rebirth.Verdict {
+	return rebirth.Verdict{Why: fmt.Sprintf(why, args...), Do: "set replica-announce-ip and replica-announce-port there to what the source's address is here"}
+}
+
+// disguised finds out whether the server follows us from an address of which we don't know that it is its own: if
+// its stream was asked for, it would be our own, and nobody would be the master. Its run id tells.
+func (k *keeper) disguised(ctx context.Context, f syncer.Follower, replicas []relay.Replica) (wrong rebirth.Verdict) {
+	if f.RunID == "" {
+		return wrong
+	}
+	var attached []string
+	for _, r := range replicas {
+		if r.Listens() && (r.State != relay.Away || time.Since(r.Since.Go()) < seenFor) {
+			attached = append(attached, r.Address)
+		}
+	}
+	for i, a := range k.askAll(ctx, attached) {
+		if a.err == nil && a.master.RunID == f.RunID {
+			return mistaken("it follows this relay, and says there that it is %s, while the source's address leads to %s", attached[i], f.Remote)
+		}
+	}
+	return wrong
 }
 
 // here tells whether an IP is one of this machine's.
@@ -156,45 +200,75 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 		}
 	}
 	slices.Sort(known)
-	known = slices.DeleteFunc(slices.Compact(known), func(address string) bool { return address == except || address == k.want.Address })
-	answers := make([]*rebirth.Server, len(known))
+	known = slices.Compact(known)
+	namesakes := k.namesakes(ctx)
+	asked := slices.DeleteFunc(slices.Concat(known, namesakes), func(address string) bool { return address == except || address == k.want.Address })
+	var all []rebirth.Server
+	for i, a := range k.askAll(ctx, asked) {
+		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) || a.master.Name == "offloader" { // another archive can't become a master
+			continue
+		}
+		m := a.master
+		all = append(all, rebirth.Server{Address: asked[i], Err: a.err, Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
+	}
+	return all
+}
+
+// namesakes are all addresses that the source's name has: where they are several, another server may be the
+// master at one of them.
+func (k *keeper) namesakes(ctx context.Context) (all []string) {
+	name, port, err := net.SplitHostPort(k.want.Address)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	hosts, _ := net.DefaultResolver.LookupHost(ctx, name) // where it fails, the link can't have come to it by that name
+	for _, host := range hosts {
+		all = append(all, net.JoinHostPort(host, port))
+	}
+	return all
+}
+
+// answer is what a server said of itself, or why it didn't.
+type answer struct {
+	master syncer.Master
+	err    error
+}
+
+// askAll asks servers what they are, all at once.
+func (k *keeper) askAll(ctx context.Context, addresses []string) []answer {
+	answers := make([]answer, len(addresses))
 	var asked sync.WaitGroup
-	for i, address := range known {
+	for i, address := range addresses {
 		asked.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, askFor)
 			defer cancel()
 			o := k.want.link() // a replica has its master's users
-			o.Address, o.Announce, o.DialTimeout, o.ReplyTimeout = address, syncer.Announce{}, askFor, askFor
+			o.Address, o.Announce, o.DialTimeout = address, syncer.Announce{}, askFor
 			w := syncer.NewWatch(o)
 			defer w.Close()
 			m, err := w.Look(ctx)
 			if err == nil && !m.Permitted {
 				err = errors.New("INFO is not permitted")
 			}
-			if errors.Is(err, syscall.ECONNREFUSED) || m.Name == "offloader" { // another archive can't become a master
-				return
-			}
-			answers[i] = &rebirth.Server{Address: address, Err: err, Master: m.Role == "master", ReplID: m.ReplID, At: m.Offset}
+			answers[i] = answer{m, err}
 		})
 	}
 	asked.Wait()
-	var all []rebirth.Server
-	for _, a := range answers {
-		if a != nil {
-			all = append(all, *a)
-		}
-	}
-	return all
+	return answers
 }
 
-// heard is told when the source's engine may have come, and when it may have all.
+// heard is told when a replica has come, and when it may have all. Only the source's engine is a reason for the link
+// to hurry: with others it would come back to a master that is away as often as they acknowledge.
 func (k *keeper) heard(address string, acked stream.Offset) {
-	_, p, err := net.SplitHostPort(address)
-	_, port, _ := net.SplitHostPort(k.want.Address)
-	if err != nil || p != port {
+	src := k.current()
+	switch src.Link().Phase {
+	case syncer.Saving, syncer.Receiving, syncer.Streaming, syncer.Stopped:
 		return
+	case syncer.Waiting, syncer.Connecting, syncer.Handshake:
 	}
-	if src := k.current(); acked < 0 || src.Ends(acked) {
+	if (acked < 0 || src.Ends(acked)) && k.atSource(context.Background(), address) {
 		src.Hurry()
 	}
 }
@@ -206,6 +280,10 @@ func (k *keeper) promote(ctx context.Context, order rebirth.Order) error {
 	if why := src.Link().Rebirth; why == "" {
 		return fmt.Errorf("source %s doesn't wait for its rebirth: it is no replica of the relay (see `offloader status`)", k.want.Name)
 	}
+	if !k.promoting.TryLock() {
+		return errors.New("another word is being carried out")
+	}
+	defer k.promoting.Unlock()
 	before := src.Link().Promoted
 	if order == rebirth.Latest {
 		end, err := src.End(ctx)
@@ -217,31 +295,42 @@ func (k *keeper) promote(ctx context.Context, order rebirth.Order) error {
 		}
 	}
 	k.mu.Lock()
-	if k.order != rebirth.None {
-		k.mu.Unlock()
-		return errors.New("another word is being carried out")
-	}
 	k.order, k.verdict = order, rebirth.Verdict{}
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
-		defer k.mu.Unlock()
 		k.order = rebirth.None
+		k.mu.Unlock()
+		if src.Link().Promoted == before {
+			src.Stay() // or the next rebirth would go by a word that was taken back
+		}
 	}()
+	var decided time.Time
 	for src.Hurry(); ; {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(50 * time.Millisecond):
 		}
-		if src.Link().Promoted != before {
+		switch {
+		case src.Link().Promoted != before:
 			return nil
+		case k.current() != src:
+			return errors.New("archiving has ended meanwhile, and begins again: see `offloader status`")
 		}
 		k.mu.Lock()
 		v := k.verdict
 		k.mu.Unlock()
-		if !v.Promote && v.Do != "" {
+		switch {
+		case !v.Promote && v.Do != "":
 			return fmt.Errorf("%s (%s)", v.Why, v.Do)
+		case !v.Promote:
+			decided = time.Time{}
+		case decided.IsZero():
+			decided = time.Now()
+		case time.Since(decided) > promotes:
+			st := src.Link()
+			return fmt.Errorf("it was decided, and could not be done: %s (%s)", st.LastError, st.LastHint)
 		}
 	}
 }

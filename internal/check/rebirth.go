@@ -96,8 +96,8 @@ func local(address string) bool {
 
 // AdviseRebirth says whether a source that has a relay would be reborn, and what to change. relay is where the
 // relay listens, login the name that goes with its password, password whether it wants one, proved whether the
-// source was reborn before. Without that it can't
-// be seen from outside how a server that runs was started: the second of the two options alone shows.
+// source was reborn before. Without that it can't be seen from outside how a server that runs was started: the
+// second of the two options alone shows.
 func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool) []Finding {
 	var out findings
 	const name = "rebirth"

@@ -49,6 +49,7 @@ type Engine struct {
 	At      stream.Offset // where it stands; -1: nowhere
 	Keys    int64
 	Loading bool
+	Untold  string // "INFO" or "ROLE", which it may not be asked for: then nothing of this is known
 
 	Attached bool          // it is connected to the relay
 	Copying  bool          // and gets a full copy
@@ -61,6 +62,7 @@ type Server struct {
 	Err     error // why it could not be asked. One that nobody runs is not among the Others
 	Master  bool
 	ReplID  stream.ReplID
+	Left    stream.ReplID // the history that it went on from under ReplID, "" where there is none
 	At      stream.Offset
 }
 
@@ -79,6 +81,8 @@ func Judge(f Facts) Verdict {
 	e := f.Engine
 	ahead := e.ReplID == f.ReplID && e.At > f.End
 	switch {
+	case e.Untold != "":
+		return wait("grant the user +info +role +replicaof there, see configs/offloader.acl", "it may not be asked for %s: where it stands isn't known", e.Untold)
 	case f.Order == Empty && e.Keys > 0:
 		return wait("leave --empty away, or take the data from the server first", "it holds %d keys, and was to start from nothing", e.Keys)
 	case f.Order == Empty, f.Order == Latest && f.Unread == nil && f.Timeline != "" && ahead: // what there is includes what it has itself
@@ -126,8 +130,8 @@ func Feed(f Facts) Verdict {
 		case o.Err != nil:
 			return wait("see what "+o.Address+" is; "+f.overrule(), "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
 		case o.Master:
-			return wait("have one of the two follow the other, or name that one as the source; "+f.overrule(), "%s, which was its replica, is a master now", o.Address)
-		case o.ReplID == f.ReplID && o.At > f.End:
+			return wait("have one of the two follow the other, or name that one as the source; "+f.overrule(), "%s, which was of its replicas or has its name, is a master now", o.Address)
+		case (o.ReplID == f.ReplID || o.Left == f.ReplID) && o.At > f.End:
 			return wait("promote that one, and name it as the source; "+f.overrule()+", without these", "replica %s has %d bytes more than are durable here", o.Address, o.At-f.End)
 		}
 	}

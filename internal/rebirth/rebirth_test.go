@@ -47,6 +47,9 @@ func TestJudge(t *testing.T) {
 		{"ahead", func(f *Facts) { f.Engine.At = 701 }, "only what is before 700", true},
 		{"another master", other(Server{Master: true}), "is a master now", true},
 		{"another is ahead", other(Server{ReplID: ours, At: 701}), "1 bytes more", true},
+		{"another is ahead, under an id that came later", other(Server{ReplID: "x", Left: ours, At: 701}), "1 bytes more", true},
+		{"another went on, with nothing new", other(Server{ReplID: "x", Left: ours, At: 700}), "", true},
+		{"it may not be asked", func(f *Facts) { f.Engine = Engine{Untold: "ROLE", Attached: true} }, "not be asked for ROLE", false},
 		{"another doesn't tell", other(Server{Err: errors.New("timeout")}), "can't be asked", true},
 		{"another replica", other(Server{ReplID: ours, At: 700}), "", true},
 		{"one of another history", other(Server{ReplID: "x", At: 900}), "", true},
@@ -65,7 +68,9 @@ func TestJudge(t *testing.T) {
 	}
 	f := Facts{Order: Empty, Unread: errors.New("no answer")}
 	require.True(t, Judge(f).Promote)
-	f.Engine.Keys = 1
+	f.Engine.Untold = "INFO"
+	require.False(t, Judge(f).Promote, "whether it is empty isn't known")
+	f.Engine.Untold, f.Engine.Keys = "", 1
 	require.Contains(t, Judge(f).Why, "holds 1 keys")
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/spool"
@@ -23,27 +24,40 @@ type End struct {
 	Suspect  string        // why the newest timeline is suspect; "": it is not
 }
 
+// endFor is how long what the stores said of a timeline counts: who waits for a rebirth asks each second.
+const endFor = 5 * time.Second
+
 // End looks where the archive ends: the spool's newest timeline, or, where the spool holds nothing, where
 // the stores end. It fails where a store that may know more doesn't answer.
 func (s *Source) End(ctx context.Context) (End, error) {
 	s.mu.Lock()
-	noAnswer, noLost := s.noAnswer, s.noLost
+	noAnswer, noLost, opened, last, lastAt := s.noAnswer, s.noLost, s.src != nil, s.ending, s.endAt
 	s.mu.Unlock()
 	if err := errors.Join(noAnswer, noLost); err != nil {
 		return End{}, err
 	}
 	timeline, h, ok := s.Head()
-	if !ok {
+	switch {
+	case !opened:
+		return End{}, errors.New("the spool is not open yet")
+	case !ok:
 		return End{}, nil
+	}
+	e := End{Timeline: timeline, ReplID: h.ReplID, Offset: h.Durable}
+	if last.Timeline == timeline && time.Since(lastAt) < endFor {
+		e.Suspect = last.Suspect
+		return e, nil
 	}
 	cat, err := s.Catalog(ctx)
 	if err != nil {
 		return End{}, err
 	}
-	e := End{Timeline: timeline, ReplID: h.ReplID, Offset: h.Durable}
 	if t := cat.Timeline(timeline); t != nil && t.Suspect() {
 		e.Suspect = why(t)
 	}
+	s.mu.Lock()
+	s.ending, s.endAt = e, time.Now()
+	s.mu.Unlock()
 	return e, nil
 }
 
@@ -72,10 +86,21 @@ func (s *Source) Revive(ctx context.Context) error {
 		return errors.New("there is no timeline that is not suspect and can be restored")
 	}
 	s.log.Warn("going back to before what is suspect, as was said", "timeline", end.timeline, "offset", end.at.Offset)
-	s.mu.Lock()
-	s.revive = end
-	s.mu.Unlock()
+	s.goBack(end)
 	return nil
+}
+
+// Stay takes that back: what is archived ends with the newest timeline again.
+func (s *Source) Stay() { s.goBack(nil) }
+
+func (s *Source) goBack(to *resumePoint) {
+	s.mu.Lock()
+	was, src := s.revive, s.src
+	s.revive = to
+	s.mu.Unlock()
+	if was != to && src != nil {
+		src.Stir() // replicas that get the other stream have to ask anew
+	}
 }
 
 // Hurry ends a pause of the link: the source has shown that it is there.
@@ -105,10 +130,16 @@ func (s *Source) Link() (st syncer.Status) {
 	return st
 }
 
-// Replicas are those that followed the master when it was last asked, as they announce themselves.
+// Replicas are those that followed the master when it was last asked, as they announce themselves, and the
+// server that it followed itself, if it did.
 func (s *Source) Replicas() []string {
 	m, _ := s.guard.get()
-	return slices.Concat(m.Replicas, slices.DeleteFunc(slices.Clone(s.Link().Master.Replicas), s.isUs))
+	master := s.Link().Master
+	all := slices.Concat(m.Replicas, slices.DeleteFunc(slices.Clone(master.Replicas), s.isUs))
+	if master.Role == "slave" && master.Upstream != "" {
+		all = append(all, master.Upstream)
+	}
+	return all
 }
 
 // Named is the master that Sentinels name, who watch us as one of its replicas; "" where none does.

@@ -129,9 +129,13 @@ func (s *Source) Resume(m syncer.Master) syncer.Resume {
 	cur, lost, revive := s.cur, s.lost, s.revive
 	s.branch, s.asked = nil, time.Now()
 	s.mu.Unlock()
-	if revive != nil && m.Reborn {
+	switch {
+	case revive != nil && m.Reborn:
 		s.askBranch(revived(*revive))
 		return syncer.Resume{ID: revive.id, Offset: revive.at.Offset}
+	case revive != nil:
+		s.log.Warn("another master has come, which we have not promoted: the archive goes on with the newest timeline after all")
+		s.Stay()
 	}
 	if cur == nil {
 		if lost == nil {

@@ -96,10 +96,12 @@ type Source struct {
 	names    map[string]bool // of the timelines that the store knew at the start
 	lost     *resumePoint    // where the store ends, when the spool holds nothing
 	revive   *resumePoint    // where an operator has had the archive go back to
-	noLost   error           // why that isn't known, though the store holds something
-	stored   *past           // what the stores held at the start, when the spool held nothing
-	noAnswer error           // of a store, for which the link waits when the spool holds nothing
-	branch   *branchPoint    // asked of the master, and not answered yet
+	ending   End             // what was last found to be the end, and when
+	endAt    time.Time
+	noLost   error        // why that isn't known, though the store holds something
+	stored   *past        // what the stores held at the start, when the spool held nothing
+	noAnswer error        // of a store, for which the link waits when the spool holds nothing
+	branch   *branchPoint // asked of the master, and not answered yet
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up
 	lastByte time.Time

@@ -99,6 +99,9 @@ func (s *Source) Committed() <-chan struct{} { return s.news.link }
 // was closed. Who asks for it before looking at a Head misses nothing.
 func (s *Source) News() <-chan struct{} { return s.news.wait() }
 
+// Stir has those who wait for News look anew: what they go by has changed elsewhere.
+func (s *Source) Stir() { s.news.tell() }
+
 // Has tells whether the spool holds, or is receiving, a timeline of that name.
 func (s *Source) Has(name string) bool {
 	_, err := os.Stat(filepath.Join(s.dir, name))

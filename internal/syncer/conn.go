@@ -154,7 +154,7 @@ func (c *conn) goOn(r Resume, a answer, attach func()) error {
 	}
 	c.attached.Store(true)
 	c.l.turn.end()
-	c.l.expectFull, c.l.cut, c.l.said = false, cut{}, ""
+	c.l.expectFull, c.l.cut, c.l.said, c.l.reborn = false, cut{}, "", ""
 	c.l.change(func(s *Status) {
 		s.PartialResyncs++
 		if c.master.Reborn {

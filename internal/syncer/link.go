@@ -147,9 +147,10 @@ type Link struct {
 	tries      int    // connections that failed in a row
 	said       string // the failure that was logged last
 	saidAt     time.Time
-	expectFull bool  // the last resync was a full one, and was not foreseen
-	cut        cut   // how the last transfer ended, if badly
-	syncFailed error // what kept the last full resync from being made durable, nil if it was
+	expectFull bool   // the last resync was a full one, and was not foreseen
+	cut        cut    // how the last transfer ended, if badly
+	syncFailed error  // what kept the last full resync from being made durable, nil if it was
+	reborn     string // the run id of the server that was promoted last, until its stream has begun
 	localIP    string
 	port       int // announced for localIP
 

@@ -25,7 +25,7 @@ type Master struct {
 	Upstream  string // host:port of its own master
 
 	Loading bool // it reads its dataset
-	Reborn  bool // it was our replica, and we have made it the master on this connection
+	Reborn  bool // it was our replica, and we have made it the master; nothing of its stream has come since
 
 	ReplID       stream.ReplID
 	ReplID2      stream.ReplID // the id before, good for offsets asked for up to SecondOffset
@@ -74,7 +74,7 @@ func (m *Master) info(text string) {
 	set("run_id", &m.RunID)
 	set("role", &m.Role)
 	if host := field["master_host"]; host != "" {
-		m.Upstream = host + ":" + field["master_port"]
+		m.Upstream = net.JoinHostPort(host, field["master_port"])
 	}
 	if id, err := stream.ParseReplID(field["master_replid"]); err == nil {
 		m.ReplID = id

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -14,9 +15,11 @@ type Follower struct {
 	Upstream string        // host:port of whom it follows
 	ReplID   stream.ReplID // "" while its link was never up
 	State    string        // of its link, as ROLE has it: connect, connecting, sync, connected
-	Offset   stream.Offset // where it stands, by ROLE; -1 while it has nothing
+	Offset   stream.Offset // where it stands, by ROLE, or by INFO while it has no link; -1: not known
 	Loading  bool          // it reads an RDB
 	Keys     int64         // that it holds
+	RunID    string
+	Untold   string // "INFO" or "ROLE", which our user may not ask it for; "": it was asked for both
 }
 
 // Fate is what becomes of a Follower.
@@ -45,41 +48,27 @@ func (e *RebirthError) Hint() string { return e.Do }
 // for. One that is to be the master again is promoted on this connection, between what it said of itself
 // and what it is asked for next.
 func (c *conn) rebirth(ctx context.Context) error {
-	if c.l.o.Follower == nil || c.master.Role != "slave" {
+	if c.master.Role == "master" && c.master.RunID != "" && c.master.RunID == c.l.reborn {
+		c.master.Reborn = true // the connection broke between its promotion and its stream
+	}
+	if c.l.o.Follower == nil || c.master.Permitted && c.master.Role != "slave" {
 		return nil
 	}
-	r, err := c.ask(stageInfo, "INFO", "persistence")
+	f, err := c.follower()
 	if err != nil {
 		return err
-	}
-	if r.isError {
-		return c.refused(stageInfo, r.text)
-	}
-	c.master.info(r.text)
-	keys := int64(0)
-	for _, n := range c.master.Keys {
-		keys += n
-	}
-	f := Follower{Remote: c.nc.RemoteAddr().String(), Upstream: c.master.Upstream, ReplID: c.master.ReplID, Offset: -1, Loading: c.master.Loading, Keys: keys}
-	if r, err := c.ask(stageRole, "ROLE"); err != nil {
-		return err
-	} else if r.isError {
-		return c.refused(stageRole, r.text)
-	} else if len(r.array) == 5 && r.array[0] == "slave" {
-		f.State = r.array[3]
-		if at, err := strconv.ParseInt(r.array[4], 10, 64); err == nil {
-			f.Offset = stream.Offset(at)
-		}
 	}
 	fate, err := c.l.o.Follower(ctx, f)
 	if err != nil || fate != Promote {
 		return err
 	}
-	r, err = c.ask(stagePromote, "REPLICAOF", "NO", "ONE")
+	c.l.reborn = f.RunID
+	r, err := c.ask(stagePromote, "REPLICAOF", "NO", "ONE")
 	if err != nil {
 		return err
 	}
 	if r.isError {
+		c.l.reborn = ""
 		return c.refused(stagePromote, r.text)
 	}
 	c.l.change(func(s *Status) { s.Promoted++ })
@@ -92,4 +81,43 @@ func (c *conn) rebirth(ctx context.Context) error {
 		return fmt.Errorf("%s was promoted, and says that it is a %s all the same", c.master.Addr, c.master.Role)
 	}
 	return nil
+}
+
+// follower is what the server says of itself, as far as our user may ask.
+func (c *conn) follower() (Follower, error) {
+	f := Follower{Remote: c.nc.RemoteAddr().String(), Offset: -1}
+	if !c.master.Permitted {
+		f.Untold = stageInfo
+		return f, nil
+	}
+	r, err := c.ask(stageInfo, "INFO", "persistence")
+	if err != nil {
+		return f, err
+	}
+	if r.isError {
+		return f, c.refused(stageInfo, r.text)
+	}
+	c.master.info(r.text)
+	f.Upstream, f.ReplID, f.Loading, f.RunID = c.master.Upstream, c.master.ReplID, c.master.Loading, c.master.RunID
+	for _, n := range c.master.Keys {
+		f.Keys += n
+	}
+	if r, err = c.ask(stageRole, "ROLE"); err != nil {
+		return f, err
+	}
+	switch {
+	case r.isError && strings.HasPrefix(r.text, "NOPERM"):
+		f.Untold = stageRole
+	case r.isError:
+		return f, c.refused(stageRole, r.text)
+	case len(r.array) == 5 && r.array[0] == "slave":
+		f.State = r.array[3]
+		if at, err := strconv.ParseInt(r.array[4], 10, 64); err == nil {
+			f.Offset = stream.Offset(at)
+		}
+	}
+	if f.Offset < 0 { // it has no link: what it holds, of its own dump.rdb perhaps, may be more than we have
+		f.Offset = c.master.Offset
+	}
+	return f, nil
 }

@@ -125,6 +125,7 @@ var refusals = []struct {
 	{"ERR Client sent AUTH, but no password is set", "", KindPassword, "a password is configured here, but the master has none", "take the password away here", false},
 	{"ERR invalid password", "", KindPassword, "the password is wrong", "check the password's source", false},
 	{"NOAUTH", "", KindPassword, "the master wants a password", "give a username and a password_file for it", false},
+	{"NOPERM", stagePromote, KindPermission, "the user may not make it the master again", "at the master: ACL SETUSER %s +replicaof", false},
 	{"NOPERM", "", KindPermission, "the user lacks a right that a replica needs", "at the master: " + aclLine, false},
 	{"LOADING", "", KindLoading, "the master is loading its dataset", "wait; INFO persistence there shows how far it is (loading_eta_seconds)", true},
 	{"MASTERDOWN", "", KindMasterDown, "it is a replica without a link to its own master", "bring that link up, or name the master itself", true},

@@ -81,6 +81,7 @@ func (c *conn) transfer(id stream.ReplID, at stream.Offset, attach func()) error
 		return c.l.syncFailed
 	}
 	c.l.turn.end()
+	c.l.reborn = ""
 	err := c.receive()
 	// From now on it is a matter of the backlog whether the master can continue.
 	c.l.cut.sawTheEnd = true
