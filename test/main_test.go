@@ -1,8 +1,11 @@
 package test
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/offloader/offloader/test/blackbox"
@@ -13,6 +16,15 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "offloader-")
 	if err == nil {
 		err = blackbox.Build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// These tests wait more than they work: more of them run side by side than there are cores.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); err == nil && f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		err = f.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0)))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

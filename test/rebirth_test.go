@@ -146,12 +146,10 @@ func TestRebirth(t *testing.T) {
 	})
 }
 
-// rounds is how often something is killed: full counts are for make torture.
-func rounds() int64 {
-	if torture() {
-		return 20
-	}
-	return 5
+// rounds is how often something is killed.
+func rounds(t *testing.T) int64 {
+	t.Helper()
+	return int64(count(t, "deaths", 20, 5))
 }
 
 // TestRebirthUnderLoad: killed at any instant while clients write, again and again. What WAIT had confirmed is
@@ -161,7 +159,7 @@ func TestRebirthUnderLoad(t *testing.T) {
 		t.Parallel()
 		m := newMortal(t, kind)
 		confirmed := 0 // keys n:1 to n:confirmed
-		for n := range rounds() {
+		for n := range rounds(t) {
 			var writers sync.WaitGroup
 			died := make(chan struct{})
 			writers.Go(func() { // each write is confirmed before the next
@@ -233,7 +231,7 @@ func TestRebirthInterrupted(t *testing.T) {
 		working(t, m.Server, 300)
 		m.Do("SET", "big", strings.Repeat("x", 20<<20))
 		digest := m.still(t)
-		for n := range rounds() {
+		for n := range rounds(t) {
 			m.Kill()
 			restarted := make(chan struct{})
 			go func() { defer close(restarted); m.Restart() }()
