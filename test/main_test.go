@@ -23,12 +23,11 @@ func TestMain(m *testing.M) {
 	}
 	// These tests wait more than they work: more of them run side by side than there are cores.
 	flag.Parse()
-	if f := flag.Lookup("test.parallel"); err == nil && f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
-		err = f.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0)))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // nobody has said otherwise
+		if err := f.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0))); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
