@@ -62,7 +62,7 @@ func (j *jobs) boot(ctx context.Context, name string, programs map[string]string
 // count has every master counted, for who boots the archive elsewhere. One that can't be is no failure of a verify.
 func (j *jobs) count(ctx context.Context) {
 	for _, k := range j.fleet.all() {
-		if _, err := k.running().Count(ctx); err != nil && ctx.Err() == nil {
+		if _, err := k.current().Count(ctx); err != nil && ctx.Err() == nil {
 			j.log.Warn("how many keys the master holds could not be noted", "source", k.want.Name, "error", withHint(err))
 		}
 	}

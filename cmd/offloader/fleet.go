@@ -254,7 +254,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	return k
 }
 
-// current is the source that runs, or is about to.
+// current is the source that runs, or is about to, or the last that did.
 func (k *keeper) current() *source.Source {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -292,13 +292,6 @@ func (k *keeper) run(ctx context.Context) {
 		k.source, k.failed = k.make(), nil
 		k.mu.Unlock()
 	}
-}
-
-// running is the source that is kept, or the last that was.
-func (k *keeper) running() *source.Source {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.source
 }
 
 // status is what the source is doing, or why it isn't.

@@ -261,7 +261,7 @@ func (j *jobs) verify(ctx context.Context, st source.Store) error {
 func (f *fleet) verified(st source.Store, r *verify.Result, err error) {
 	for _, k := range f.all() {
 		if v, known := outcome(k.want.Name, r, err); known {
-			k.running().Verified(st.String(), v)
+			k.current().Verified(st.String(), v)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/rebirth"
 )
@@ -42,17 +41,9 @@ Exit codes: 0 it is the master; 1 failed; 2 wrong usage or configuration.`,
 			case empty:
 				order = rebirth.Empty
 			}
-			spool, _, err := a.whereDaemonIs()
+			spool, name, err := a.daemonOf(cmd.Context(), name)
 			if err != nil {
 				return err
-			}
-			if spool == "" {
-				spool = config.DefaultSpool
-			}
-			if name == "" {
-				if name, err = onlySource(cmd.Context(), spool); err != nil {
-					return err
-				}
 			}
 			return a.promote(cmd.Context(), spool, name, order)
 		},

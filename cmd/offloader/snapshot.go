@@ -36,23 +36,30 @@ Exit codes: 0 every store has it; 1 failed; 2 wrong usage or configuration.`,
 		Example: "  offloader snapshot\n  offloader snapshot --source cache --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			spool, _, err := a.whereDaemonIs()
+			spool, name, err := a.daemonOf(cmd.Context(), name)
 			if err != nil {
 				return err
-			}
-			if spool == "" {
-				spool = config.DefaultSpool
-			}
-			if name == "" {
-				if name, err = onlySource(cmd.Context(), spool); err != nil {
-					return err
-				}
 			}
 			return a.takeSnapshot(cmd.Context(), spool, name)
 		},
 	}
 	a.sourceFlag(cmd, &name)
 	return cmd
+}
+
+// daemonOf is the spool of the daemon to be asked about a source, and that source: the only one, where none is named.
+func (a *app) daemonOf(ctx context.Context, name string) (spool, source string, err error) {
+	spool, _, err = a.whereDaemonIs()
+	if err != nil {
+		return "", "", err
+	}
+	if spool == "" {
+		spool = config.DefaultSpool
+	}
+	if name == "" {
+		name, err = onlySource(ctx, spool)
+	}
+	return spool, name, err
 }
 
 // onlySource is the name of the daemon's source, where it has one.
@@ -154,7 +161,7 @@ func (f *fleet) reach(name string) (*source.Source, *syncer.Options, error) {
 		if k.want.Name != name {
 			continue
 		}
-		src := k.running()
+		src := k.current()
 		if replica == "" {
 			return src, nil, nil
 		}
