@@ -82,8 +82,9 @@ func (s *Source) resumed() {
 	s.log.Info("the spool holds a timeline to go on with", "timeline", s.cur.Info().Timeline, "offset", s.cur.Boundary().Offset, "replid", s.cur.ReplID())
 }
 
-// caughtUp ends an outage, and notes it when bytes were missed during it.
-func (s *Source) caughtUp(cur *spool.Timeline, missed bool) {
+// caughtUp ends an outage, and notes it when bytes were missed during it. now is when the last of them came: a restore
+// to that moment has them, so it belongs to what is known.
+func (s *Source) caughtUp(cur *spool.Timeline, missed bool, now time.Time) {
 	s.mu.Lock()
 	out := s.outage
 	s.outage = nil
@@ -91,7 +92,6 @@ func (s *Source) caughtUp(cur *spool.Timeline, missed bool) {
 	if out == nil {
 		return
 	}
-	now := time.Now()
 	if !out.waitFrom.IsZero() && now.Sub(out.waitFrom) > 3*time.Second {
 		missed = false // the first bytes after a full sync came so late that nothing was waiting
 	}
@@ -299,7 +299,7 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	s.lastByte = now
 	s.mu.Unlock()
 	if nothing {
-		s.caughtUp(t, false)
+		s.caughtUp(t, false, now)
 	} else if err := t.SetOutage(out.event(0, 0)); err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func (s *Source) Continued(m syncer.Master, r syncer.Resume, id stream.ReplID) e
 	out := s.outage
 	s.mu.Unlock()
 	if m.Permitted && m.Offset == r.Offset {
-		s.caughtUp(cur, false) // nothing was missed
+		s.caughtUp(cur, false, now) // nothing was missed
 	} else if out != nil {
 		if err := cur.SetOutage(out.event(0, 0)); err != nil {
 			return err
@@ -239,7 +239,7 @@ func (s *Source) Receive(p []byte, now time.Time) error {
 	at := cur.Boundary().Offset
 	s.waits.received(at, now)
 	if out != nil && out.over(at, len(p), now) {
-		s.caughtUp(cur, true)
+		s.caughtUp(cur, true, now)
 	}
 	return nil
 }

@@ -502,3 +502,32 @@ func TestADeathWhileCatchingUpKeepsTheOutage(t *testing.T) {
 		return e != nil && e.From == from && strings.HasPrefix(e.Cause, "cut; then ")
 	})
 }
+
+// TestAnOutageEndsWithItsLastByte: a restore that has all that was missed names the moment when the last of it came, and
+// that moment can be restored to.
+func TestAnOutageEndsWithItsLastByte(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t), "--repl-ping-replica-period", "3600")
+	r := newRig(t, master.Addr(), nil)
+	r.streaming()
+	r.stop()
+
+	sp, err := spool.Open(filepath.Join(r.dir, "spool"), spool.Options{MaxSize: 1 << 30})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, sp.Close()) }()
+	spooled, err := sp.Source("cache")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, spooled.Close()) }()
+	const missed = "*1\r\n$4\r\nPING\r\n"
+	s := New(Options{Name: "cache", Spool: sp})
+	s.cur = spooled.Timelines()[0]
+	at, came := s.cur.Received()
+	s.outage = &outage{from: came, at: at, until: at + stream.Offset(len(missed)), cause: "cut"}
+	require.NoError(t, s.Receive([]byte(missed), came.Go()))
+	var ends []stream.Time
+	for _, e := range r.catalog().Timelines[0].Events {
+		if e.Kind == archive.EventOutage {
+			ends = append(ends, e.Time)
+		}
+	}
+	require.Equal(t, []stream.Time{came}, ends)
+}
