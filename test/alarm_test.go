@@ -20,6 +20,7 @@ import (
 // limits in force. When all is well again, /readyz says so and the heartbeat is called; nobody learns
 // its URL.
 func TestAlarms(t *testing.T) {
+	t.Parallel()
 	const patience = 30 * time.Second
 	master := enginetest.Start(t, enginetest.Any(t))
 	called := make(chan string, 16)

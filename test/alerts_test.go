@@ -223,6 +223,7 @@ func alerts(t *testing.T) (all []alert) {
 // TestAlertsLead: each alert says what is the matter and leads to a chapter of the runbook that is there, and asks only for what
 // docs/metrics.md tells of.
 func TestAlertsLead(t *testing.T) {
+	t.Parallel()
 	metrics, err := os.ReadFile("../docs/metrics.md")
 	require.NoError(t, err)
 	runbook, err := os.ReadFile("../docs/operations.md")

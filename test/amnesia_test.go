@@ -17,6 +17,7 @@ import (
 // TestAmnesia: a master that comes back without what it held is found out, what it has now is passed over, and
 // what was archived before is kept. What somebody deleted on purpose is no such thing.
 func TestAmnesia(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		t.Run("empty", func(t *testing.T) { cameBackEmpty(t, kind) })

@@ -16,6 +16,7 @@ import (
 // A configuration that is wrong: exit code 2, with line, column and what was meant, for whatever
 // reads it. Nothing is started or made.
 func TestBadInputConfiguration(t *testing.T) {
+	t.Parallel()
 	mastersOnly := map[string]bool{"an address that is none": true, "a variable that isn't set": true, "a password file that is missing": true, "a relay for everybody": true}
 	for _, row := range []struct {
 		name, yaml string
@@ -77,6 +78,7 @@ func TestBadInputConfiguration(t *testing.T) {
 
 // Every command has its help, and what is for later versions is absent from it.
 func TestBadInputLaterFlags(t *testing.T) {
+	t.Parallel()
 	help := blackbox.Run(t, "help")
 	require.Equal(t, 0, help.Code)
 	for _, command := range []string{"run", "check", "status", "snapshot", "list", "log", "restore", "serve", "promote", "export", "copy", "verify", "prune", "pin", "unpin", "release", "version", "completion"} {
@@ -93,6 +95,7 @@ func TestBadInputLaterFlags(t *testing.T) {
 // A spool has one owner. A second daemon on it ends at once, naming the first, which notices
 // nothing; so does one with another configuration that leads to the same spool.
 func TestBadInputTwoDaemonsOnOneSpool(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	d := blackbox.StartWith(t, t.TempDir(), onDisk(master, "$DIR/archive/.spool", "$DIR/archive", "1%"))

@@ -30,6 +30,7 @@ var wounds = map[string]func([]byte) []byte{
 // A damaged file of the archive: exit code 4 and its name wherever it is needed, nothing written,
 // and whatever doesn't need it is restored as before.
 func TestBadInputDamage(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	_, all := segments(t, blackbox.ArchiveAt(t, s.copied(t)), "cache")
 	require.GreaterOrEqual(t, len(all), 2, "one before the outage, one after it")
@@ -103,6 +104,7 @@ func damage(t *testing.T, pattern string, hurt func([]byte) []byte) (name string
 // A file that is missing altogether is a hole: the point behind it can't be restored, those before
 // it can. It is damage where another file says that it was there.
 func TestBadInputMissingFiles(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	_, all := segments(t, blackbox.ArchiveAt(t, s.copied(t)), "cache")
 	last := all[len(all)-1]

@@ -36,6 +36,7 @@ func noise(t *testing.T, n int) []byte {
 // Where a disk is full nothing is lost: the daemon takes no more than it can keep, says why, and
 // goes on when there is room.
 func TestBadInputFullDisk(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	t.Run("min_free", func(t *testing.T) {
 		master := enginetest.Start(t, kind)
@@ -122,6 +123,7 @@ func TestBadInputFullDisk(t *testing.T) {
 
 // An archive that can't be written can be read: a backup on a medium that is mounted read-only.
 func TestBadInputReadOnlyArchive(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	dir := readOnly(t, s.dir)
 	a := blackbox.ArchiveAt(t, dir)

@@ -18,6 +18,7 @@ import (
 // A master that can't be archived: the daemon goes on trying and says why and what to do, in its
 // log and in its status; check says so before. The archive holds nothing.
 func TestBadInputMasters(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	open := enginetest.Start(t, kind)
 	closed := enginetest.Start(t, kind, "--requirepass", "correct-secret")

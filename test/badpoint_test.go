@@ -19,6 +19,7 @@ func stamp(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.00
 // Points that can't be restored, and words that can't be meant: the exit code says which, the
 // message why and where to instead, and nothing is written.
 func TestBadInputPoints(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	dir := s.copied(t)
 	empty := t.TempDir()
@@ -120,6 +121,7 @@ func TestBadInputPoints(t *testing.T) {
 
 // The points beside those that can't be restored can, each to what the master held then.
 func TestPointsAtTheEdges(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	from, to := s.outage[0], s.outage[1]
 	dir := s.copied(t)

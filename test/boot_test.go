@@ -108,6 +108,7 @@ func elsewhere(t *testing.T, dir string) blackbox.Archive {
 // TestBoot: an engine that replays the archive holds as many keys as the master had, while that is written to and
 // keys expire, with a daemon and without. Before that, check says that it isn't proved.
 func TestBoot(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master, path := enginetest.Start(t, kind), program(t, kind)
@@ -200,6 +201,7 @@ func oneOf(t *testing.T, pattern string) string {
 
 // Whatever is wrong with the archive, or with the engine, a boot says so, and is never green.
 func TestBootFindsWounds(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master, path := enginetest.Start(t, kind), program(t, kind)

@@ -55,7 +55,9 @@ func series(t *testing.T, body string) map[string]float64 {
 // What can be seen of a daemon, from its first look at a master to its end: status, metrics,
 // health; and that nothing stays behind in the spool.
 func TestADaemonIsSeenFromOutside(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
 		master := enginetest.Start(t, kind)
 		d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
 		d.Streaming("cache")
@@ -114,6 +116,7 @@ func withoutTimes(json string) string {
 
 // One source that can't be archived, for whatever reason, disturbs no other; and each says why.
 func TestOneSourceDisturbsNoOther(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	good, closed := enginetest.Start(t, kind), enginetest.Start(t, kind, "--requirepass", "secret")
 	dir := t.TempDir()
@@ -157,6 +160,7 @@ func TestOneSourceDisturbsNoOther(t *testing.T) {
 // SIGHUP: what is new begins, what is gone ends, what is the same doesn't notice; a configuration
 // that is wrong changes nothing.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	one, two := enginetest.Start(t, kind), enginetest.Start(t, kind)
 	dir := t.TempDir()
@@ -213,6 +217,7 @@ func connectionOf(master *enginetest.Server) string {
 }
 
 func TestTwoDaemonsOnOneSpool(t *testing.T) {
+	t.Parallel()
 	master := enginetest.Start(t, enginetest.Any(t))
 	d := blackbox.StartBare(t, t.TempDir(), master.Addr())
 	d.Streaming("main")
@@ -226,6 +231,7 @@ func TestTwoDaemonsOnOneSpool(t *testing.T) {
 
 // A port that was asked for must be free. The default one needn't, since nobody asked for it.
 func TestAPortInUse(t *testing.T) {
+	t.Parallel()
 	master := enginetest.Start(t, enginetest.Any(t))
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

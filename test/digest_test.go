@@ -22,6 +22,7 @@ const big = 64 << 20
 // later each is restored, by offset or by time, from spool or store, in either format, and holds
 // what the master held.
 func TestDigest(t *testing.T) {
+	t.Parallel()
 	n := count(t, "moments", 20, 8)
 	steps := count(t, "steps of the workload between moments", 5000, 800)
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {

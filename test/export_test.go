@@ -38,7 +38,9 @@ func exported(t *testing.T, d *blackbox.Daemon, args ...string) (r blackbox.Expo
 // An export of now, under load, is what a restore of the same offset is. Engines boot from it as
 // from a dump.rdb of their own.
 func TestExport(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
 		master := enginetest.Start(t, kind)
 		fill(t, master, "before")
 		d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))
@@ -60,6 +62,7 @@ func TestExport(t *testing.T) {
 // Of an archive that its daemon can't read, an export of now needs no identity. One at a snapshot's
 // offset does; at others there is none, and the nearest are named.
 func TestExportOfAnEncryptedArchive(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	key := filepath.Join(t.TempDir(), "key.txt")
 	master := enginetest.Start(t, kind)
@@ -118,6 +121,7 @@ func TestExportOfAnEncryptedArchive(t *testing.T) {
 // An export that is cut off leaves nothing that could be taken for one: when it is told to stop,
 // when the daemon dies, when the master does.
 func TestExportCutOff(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	for name, cut := range map[string]func(command *exec.Cmd, d *blackbox.Daemon, master *enginetest.Server){
 		"Ctrl-C":     func(c *exec.Cmd, _ *blackbox.Daemon, _ *enginetest.Server) { _ = c.Process.Signal(syscall.SIGINT) },
@@ -156,6 +160,7 @@ func TestExportCutOff(t *testing.T) {
 
 // A master that lets nobody attach is told as the link's trouble.
 func TestExportOfARefusingMaster(t *testing.T) {
+	t.Parallel()
 	master := enginetest.Start(t, enginetest.Any(t))
 	master.Do("ACL", "SETUSER", "weak", "on", ">pw", "+ping", "+replconf", "+info")
 	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr(), Username: "weak", Password: "pw"})

@@ -59,6 +59,7 @@ func (c *couple) promote(t *testing.T) {
 
 // TestFailover: the master dies and a replica is promoted.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		t.Run("that the new master can continue", func(t *testing.T) { continued(t, kind) })
@@ -155,6 +156,7 @@ func branched(t *testing.T, kind enginetest.Kind) {
 // TestChained: the source is itself a replica. Ids, offsets and bytes are those of its master,
 // which isn't asked for anything.
 func TestChained(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		top := enginetest.Start(t, kind)

@@ -15,6 +15,7 @@ import (
 // TestFlushAllStory is what the README tells: somebody flushes, it is found, the moment before it
 // is restored, and nothing is missing.
 func TestFlushAllStory(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)

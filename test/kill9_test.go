@@ -30,12 +30,14 @@ stores: [{type: disk, path: $DIR/archive}]
 // and in the end the archive has what the master sent: no hole, no byte twice, and no full sync
 // but the first.
 func TestKill9(t *testing.T) {
+	t.Parallel()
 	kills := count(t, "kills on each engine", 50, 8)
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) { kill9(t, kind, kills, "") })
 }
 
 // The same for an archive that is encrypted, by a daemon that can't read what it has stored.
 func TestKill9Encrypted(t *testing.T) {
+	t.Parallel()
 	kill9(t, enginetest.Any(t), count(t, "kills", 50, 4), filepath.Join(t.TempDir(), "key.txt"))
 }
 

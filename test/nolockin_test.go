@@ -19,12 +19,14 @@ import (
 // What a daemon archived, zstd and the engine restore without this program: by the very commands
 // that docs/format.md gives.
 func TestNoLockIn(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) { noLockIn(t, kind, "") })
 }
 
 // The same of an archive that is encrypted, with age as the distribution has it. Its last part is
 // plain: encryption was switched off again.
 func TestNoLockInEncrypted(t *testing.T) {
+	t.Parallel()
 	noLockIn(t, enginetest.Any(t), filepath.Join(t.TempDir(), "key.txt"))
 }
 

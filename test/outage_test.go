@@ -16,6 +16,7 @@ import (
 // TestOutage: while the link is down nobody can say which write came when. A time inside is
 // refused, with the points on both sides; offsets inside are as good as any.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind, "--repl-backlog-size", "64mb")

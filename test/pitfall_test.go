@@ -23,7 +23,9 @@ import (
 // What replication streams, RDBs and AOFs are known to trip programs over, each tried on the
 // program as a whole. The numbers are those of the table in pitfalls_test.go, which has the rest.
 func TestPitfalls(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
 		t.Run("pitfall 3: hashes whose fields expire", func(t *testing.T) { fieldExpiry(t, kind) })
 		t.Run("pitfall 4: a quiet master comes online", func(t *testing.T) { quietMaster(t, kind) })
 		t.Run("pitfall 13: no SELECT after a resume", func(t *testing.T) { noSelect(t, kind) })

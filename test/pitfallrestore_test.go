@@ -17,7 +17,9 @@ import (
 
 // What engines make of a folder is unforgiving: see what a restore leaves, to the byte.
 func TestPitfallsOfARestore(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
 		master := enginetest.Start(t, kind)
 		ctx := t.Context()
 		require.NoError(t, master.DB(9).Set(ctx, "in the snapshot", "1", 0).Err())

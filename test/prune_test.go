@@ -16,6 +16,7 @@ import (
 // TestPrune: what the window no longer holds goes while the daemon writes, but for what is pinned, and for what was there
 // before a master came back empty; and the daemon goes on, also after it was killed.
 func TestPrune(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)

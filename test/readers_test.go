@@ -14,6 +14,7 @@ import (
 // Whoever reads while the daemon is hard at work, spools, seals, compacts and deletes, sees an
 // archive without a hole, up to the last byte that was durable when he began.
 func TestReadersUnderLoad(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind, "--repl-backlog-size", "256mb")
 	d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))

@@ -111,6 +111,7 @@ func (m *mortal) still(t *testing.T) string {
 // TestRebirth: what a master without persistence held is there again after a plain restart, keys, expiries,
 // functions, in all databases; nobody has a full resync, and the timeline goes on.
 func TestRebirth(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)
@@ -155,6 +156,7 @@ func rounds(t *testing.T) int64 {
 // TestRebirthUnderLoad: killed at any instant while clients write, again and again. What WAIT had confirmed is
 // there, and what is there is what was archived at the boundary of the promotion.
 func TestRebirthUnderLoad(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)
@@ -225,6 +227,7 @@ func TestRebirthUnderLoad(t *testing.T) {
 // TestRebirthInterrupted: the daemon is killed at random instants of a rebirth, and the server dies a second
 // time in the middle of it.
 func TestRebirthInterrupted(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)
@@ -257,6 +260,7 @@ func TestRebirthInterrupted(t *testing.T) {
 // TestRebirthFromTheStores: the spool is lost with the master. The source is reborn from what the stores have,
 // goes on as a branch there, and that is said.
 func TestRebirthFromTheStores(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)
@@ -286,6 +290,7 @@ func TestRebirthFromTheStores(t *testing.T) {
 // TestRebirthNeverTwoMasters: the server comes back while another one, which was its replica, is the master, or
 // has more. Nothing is promoted until somebody says so.
 func TestRebirthNeverTwoMasters(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind, "--repl-ping-replica-period", "3600")
@@ -330,6 +335,7 @@ func TestRebirthNeverTwoMasters(t *testing.T) {
 // TestRebirthWithItsOwnFile: CONFIG REWRITE takes the line out of the server's own file once it is a master; the
 // command line has it, so it is reborn all the same, twice.
 func TestRebirthWithItsOwnFile(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		conf := filepath.Join(t.TempDir(), "engine.conf")
@@ -383,6 +389,7 @@ func TestRebirthWaitsForAStore(t *testing.T) {
 // TestRebirthOfWhatIsSuspect: started once without the option the master came back empty, and clients have written.
 // Now it is started with it: nothing is promoted until somebody has decided.
 func TestRebirthOfWhatIsSuspect(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		for _, word := range []string{"promote", "release"} {
@@ -431,6 +438,7 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 // TestRebirthIsNotAgainstSentinel: a Sentinel has chosen another master, which is dead as well by now, so that nobody
 // tells that it is one. The server comes back, and is not promoted.
 func TestRebirthIsNotAgainstSentinel(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind, "--repl-ping-replica-period", "3600")

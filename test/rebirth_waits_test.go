@@ -58,6 +58,7 @@ func TestRebirthWithoutRights(t *testing.T) {
 
 // TestRebirthOfOneThatHoldsMore: its own dump.rdb has what no daemon was there to take. It is nobody's to throw away.
 func TestRebirthOfOneThatHoldsMore(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)

@@ -61,6 +61,7 @@ func replicaOf(s blackbox.SourceStatus, r *enginetest.Server) (found struct{ Ful
 // TestRelay: a replica attaches to the archive, has one of its own, is away, moves to the master and back,
 // and outlives kills of the daemon, with the one full copy that it got from us. The master notices nothing.
 func TestRelay(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind, "--repl-backlog-size", "64mb")
@@ -123,6 +124,7 @@ func TestRelay(t *testing.T) {
 
 // Ten at once cost the master nothing, and each gets all.
 func TestRelayManyAtOnce(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	w := working(t, master, 300)
@@ -143,6 +145,7 @@ func TestRelayManyAtOnce(t *testing.T) {
 
 // A new master under a new id: replicas of the relay ask again, and go on.
 func TestRelayThroughAFailover(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		a := enginetest.Start(t, kind, "--repl-ping-replica-period", "3600", "--repl-backlog-size", "64mb")

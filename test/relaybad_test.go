@@ -45,6 +45,7 @@ func selfSigned(t *testing.T) (cert, key string) {
 
 // With a password and TLS, a replica that has both attaches, and one that lacks either doesn't.
 func TestRelayLocked(t *testing.T) {
+	t.Parallel()
 	cert, key := selfSigned(t)
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
@@ -88,6 +89,7 @@ func kinds(t *testing.T) map[string]enginetest.Kind {
 // An engine that gets an RDB that it can't load has emptied itself before it says so. Where the version is
 // known it gets none, and keeps what it has; where it isn't, it doesn't get one after the other.
 func TestRelayPitfall18AnRDBThatTheReplicaCantLoad(t *testing.T) {
+	t.Parallel()
 	all := kinds(t)
 	for _, c := range []struct{ master, replica, says string }{
 		{"redis8.0", "valkey8.1", "which valkey 8.1"},
@@ -129,6 +131,7 @@ func TestRelayPitfall18AnRDBThatTheReplicaCantLoad(t *testing.T) {
 // Peers that take nothing, say nothing, talk nonsense, hang in a net that has gone, don't know the password or come
 // by the thousand are felt by nobody.
 func TestRelayBadInputHostilePeers(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	w := working(t, master, 300)
@@ -178,6 +181,7 @@ func TestRelayBadInputHostilePeers(t *testing.T) {
 
 // Killed in the middle of full copies, the daemon comes back, and so do they.
 func TestRelayKilledInMidTransfer(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind)
 	w := working(t, master, 300)

@@ -15,6 +15,7 @@ import (
 
 // TestRestartOfMaster: how a master comes back decides how its history goes on.
 func TestRestartOfMaster(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		t.Run("saved", func(t *testing.T) { restartedSaved(t, kind) })

@@ -62,6 +62,7 @@ func settings(t *testing.T, s *enginetest.Server) map[string]string {
 // TestRestoreTo: a server becomes what the master was at the point, by REPLICAOF, and where its user may not say that, by
 // commands. One that holds keys is left alone, unless told what becomes of them.
 func TestRestoreTo(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)
@@ -123,6 +124,7 @@ func refusal(t *testing.T, s *enginetest.Server) string {
 // TestRestoreToACluster: keys go to the nodes that serve them, also what commands on several keys did. Two
 // functions, a FLUSHALL on the way, and expiries that have passed since are among it.
 func TestRestoreToACluster(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)

@@ -21,6 +21,7 @@ import (
 // TestS3: a daemon archives to a bucket. The service dies under load and comes back, which the
 // master doesn't notice; in the end the bucket alone brings back what the master held.
 func TestS3(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	s3test.Each(t, func(t *testing.T, service s3test.Kind) {
 		t.Parallel()
@@ -127,6 +128,7 @@ func TestS3UploadInterval(t *testing.T) {
 
 // Check tells what is wrong with a bucket, and leaves nothing in it.
 func TestCheckOfS3(t *testing.T) {
+	t.Parallel()
 	master := enginetest.Start(t, enginetest.Any(t))
 	s3test.Each(t, func(t *testing.T, service s3test.Kind) {
 		server := s3test.Start(t, service)

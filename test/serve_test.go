@@ -39,6 +39,7 @@ func (m moment) becomes(t *testing.T, s *enginetest.Server) {
 // TestServe: an engine that is told REPLICAOF becomes what the master was at the point, and no daemon is
 // needed for that.
 func TestServe(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)
@@ -97,6 +98,7 @@ func TestServeRewinds(t *testing.T) {
 // Where nothing more comes, and nothing may be invented, a replica leaves after its patience, comes back, and
 // is where it was: at the same offset, with the same data, and with the one full copy.
 func TestServePitfall5SilenceCostsNothing(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)
@@ -116,6 +118,7 @@ func TestServePitfall5SilenceCostsNothing(t *testing.T) {
 // The engines' own client fetches an RDB from the relay and from serve, as from a master: with SYNC, and for
 // itself alone. It is the newest snapshot, as the master sent it; what isn't the point that is served is refused.
 func TestServeToTheEnginesOwnClient(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)
@@ -153,6 +156,7 @@ func TestServeToTheEnginesOwnClient(t *testing.T) {
 
 // The same client as a replica that prints what it gets: RDB and stream, by SYNC, and without a word back.
 func TestRelayToTheEnginesOwnClient(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		master := enginetest.Start(t, kind)

@@ -14,8 +14,10 @@ import (
 // Told to leave under load, the daemon makes durable what has come, brings all of it to the store,
 // and is gone in seconds with exit code 0. The next one goes on there.
 func TestSIGTERM(t *testing.T) {
+	t.Parallel()
 	times := count(t, "times told to leave", 10, 2)
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
 		master := enginetest.Start(t, kind, "--repl-backlog-size", "256mb")
 		d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))
 		began := d.Streaming("cache")

@@ -15,7 +15,9 @@ import (
 // A snapshot that is asked for under load falls into the timeline that goes on. A restore of later
 // moments starts from it, one of earlier moments doesn't, and both are what the master had.
 func TestSnapshotByHand(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
 		master := enginetest.Start(t, kind)
 		d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))
 		began := d.Streaming("cache")

@@ -22,6 +22,7 @@ import (
 // acknowledged, so WAIT tells clients. When there is room again all goes on where it stopped: no
 // full sync, no byte lost.
 func TestSpoolFull(t *testing.T) {
+	t.Parallel()
 	t.Run("the store can't be written", func(t *testing.T) {
 		spoolFull(t, t.TempDir(), "not a directory", func(d *blackbox.Daemon, timeline string) (undo func()) {
 			// A file in the place of the folder for segments: not even root gets past it.
@@ -45,6 +46,7 @@ func TestSpoolFull(t *testing.T) {
 // A value that is larger than the spool can't be made durable, whatever a store does: that is said,
 // with the setting, and when it is raised all goes on.
 func TestSpoolTooSmallForAValue(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind, "--repl-backlog-size", "64mb")
 	yaml := `

@@ -89,6 +89,7 @@ func TestAStoreThatIsAway(t *testing.T) {
 // With "ack: store" a WAIT means that every store has it: one that is away keeps it waiting, and what
 // was acknowledged is there when the daemon's host, spool and all, is gone.
 func TestAckStore(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel() // it waits most of the time
 		master := enginetest.Start(t, kind)

@@ -15,6 +15,7 @@ import (
 // TestFullSyncsTakeTurns: with room for one at a time, a daemon with several masters forks one after
 // the other, and says who waits; all get there.
 func TestFullSyncsTakeTurns(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	const n = 3
 	yaml := "sources:\n"

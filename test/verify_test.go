@@ -51,6 +51,7 @@ func verifying(t *testing.T, a blackbox.Archive, code int) (v verified) {
 // Whatever happens to whichever file: verify finds it, names it, says with which moments it goes,
 // and exits with 4.
 func TestVerifyFindsWounds(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	whole := verifying(t, blackbox.ArchiveAt(t, s.copied(t)), 0)
 	require.Empty(t, whole.Findings)
@@ -94,6 +95,7 @@ func TestVerifyFindsWounds(t *testing.T) {
 
 // What is wrong between the files.
 func TestVerifyFindsWhatIsMissingOrDisagrees(t *testing.T) {
+	t.Parallel()
 	s := tell(t)
 	_, all := segments(t, blackbox.ArchiveAt(t, s.copied(t)), "cache")
 	first := all[0]
@@ -166,6 +168,7 @@ func contradict(t *testing.T, timeline string, s storedSegment) {
 
 // A daemon is hard at work meanwhile, seals, joins and deletes: nothing of that is damage.
 func TestVerifyUnderLoad(t *testing.T) {
+	t.Parallel()
 	kind := enginetest.Any(t)
 	master := enginetest.Start(t, kind, "--repl-backlog-size", "256mb")
 	d := blackbox.StartWith(t, t.TempDir(), smallSpool(master))

@@ -21,6 +21,7 @@ import (
 // comes back, and at last daemon and master are killed together. What was acknowledged is in the
 // restore.
 func TestWAITIsDurable(t *testing.T) {
+	t.Parallel()
 	writes := count(t, "writes", 1000, 200)
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
