@@ -81,13 +81,14 @@ func TestRebirthOfOneThatHoldsMore(t *testing.T) {
 	})
 }
 
-// TestRebirthBehindAnotherAddress: it follows the relay by a name, and from another address than the source has.
-// What it is is found out, and its stream is not asked for, which would be our own.
+// TestRebirthBehindAnotherAddress: it follows the relay by way of another address, and comes from another one than the
+// source has. What it is is found out, and its stream is not asked for, which would be our own.
 func TestRebirthBehindAnotherAddress(t *testing.T) {
 	t.Parallel()
 	kind := enginetest.Any(t)
 	port := enginetest.FreePort(t)
-	s := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("localhost %d", port), "--replica-serve-stale-data", "no")
+	detour := blackbox.NewProxy(t, fmt.Sprintf("127.0.0.1:%d", port))
+	s := enginetest.Start(t, kind, "--replicaof", strings.Replace(detour.Addr(), ":", " ", 1), "--replica-serve-stale-data", "no")
 	proxy := blackbox.NewProxy(t, s.Addr())
 	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
 sources: [{name: cache, address: %q, relay: {listen: "127.0.0.1:%d"}}]
@@ -110,6 +111,33 @@ stores: [{type: disk, path: $DIR/archive}]
 	require.Contains(t, fmt.Sprint(m.error("SET", "k", "v")), "READONLY")
 	s.Do("CONFIG", "SET", "replica-announce-port", at)
 	s.Do("REPLICAOF", "127.0.0.1", port) // it comes anew
+	m.reborn(1)
+	require.Equal(t, "v", s.Do("GET", "k"))
+}
+
+// TestRebirthOfAChainedSource: a source that follows a master of its own is archived and left alone. Does it come back as
+// our replica, that master is still there: nothing is promoted beside it.
+func TestRebirthOfAChainedSource(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	above := enginetest.Start(t, kind)
+	port := enginetest.FreePort(t)
+	s := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", above.Port()), "--replica-serve-stale-data", "no")
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources: [{name: cache, address: %q, relay: {listen: "127.0.0.1:%d"}}]
+spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
+stores: [{type: disk, path: $DIR/archive}]
+`, s.Addr(), port))
+	m := &mortal{Server: s, d: d, port: port}
+	d.Streaming("cache")
+	above.Do("SET", "k", "v")
+	d.Durable("cache", above.Offset())
+	require.Equal(t, "slave", s.Info("replication")["role"])
+
+	m.Kill()
+	m.Restart("--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	require.Contains(t, m.waits(above.Addr()+", which was of its replicas or has its name, is a master now").Hint, "promote --source cache --latest")
+	above.Kill()
 	m.reborn(1)
 	require.Equal(t, "v", s.Do("GET", "k"))
 }

@@ -38,7 +38,7 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 		return syncer.Upstream, nil // nobody can follow us
 	}
 	replicas := l.Replicas()
-	r, ours, wrong := k.whoIs(f, replicas, l.Port())
+	r, ours, wrong := k.whoIs(ctx, f, replicas, l.Port())
 	if !ours && wrong.Why == "" {
 		wrong = k.disguised(ctx, f, replicas)
 	}
@@ -121,7 +121,7 @@ func (k *keeper) atSource(ctx context.Context, address string) bool {
 // whoIs finds the server among the relay's replicas: it is the one that comes from the address that the link
 // goes to, and says that it listens on that port. One that follows us, and tells another address, is
 // mistaken for somebody else: then what is wrong is told. So it is of one that can't get in.
-func (k *keeper) whoIs(f syncer.Follower, replicas []relay.Replica, port int) (r relay.Replica, ours bool, wrong rebirth.Verdict) {
+func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.Replica, port int) (r relay.Replica, ours bool, wrong rebirth.Verdict) {
 	host, at, err := net.SplitHostPort(f.Remote)
 	if err != nil {
 		return r, false, wrong
@@ -140,7 +140,7 @@ func (k *keeper) whoIs(f syncer.Follower, replicas []relay.Replica, port int) (r
 	}
 	h, p, err := net.SplitHostPort(f.Upstream)
 	switch {
-	case err != nil || p != strconv.Itoa(port) || !here(h):
+	case err != nil || p != strconv.Itoa(port) || !relay.Here(ctx, h):
 	case len(announced) > 0:
 		wrong = mistaken("it follows this relay, where nobody comes from %s: those who do say %v", f.Remote, announced)
 	case f.Untold == "" && f.State != "connected":
@@ -171,19 +171,6 @@ func (k *keeper) disguised(ctx context.Context, f syncer.Follower, replicas []re
 		}
 	}
 	return wrong
-}
-
-// here tells whether an IP is one of this machine's.
-func here(host string) bool {
-	ip := net.ParseIP(host)
-	if ip == nil {
-		return false
-	}
-	all, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(all, func(a net.Addr) bool {
-		n, ok := a.(*net.IPNet)
-		return ok && n.IP.Equal(ip)
-	})
 }
 
 // others asks those who followed the source, or follow the relay, what they are. Where nobody listens any

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/offloader/offloader/internal/relay"
 )
 
 // Comeback is what a master told of how it would come back if it died now.
@@ -18,11 +20,12 @@ type Comeback struct {
 	Upstream  string            // host:port of the server that it follows, "" for a master
 	Config    map[string]string // nil where CONFIG GET was refused
 	Replicaof string            // the words to a REPLICAOF that can't succeed, "" where they say that it may be said
-	Dump      string            // a dump.rdb that it would load, "" where there is none or it lies on another host
+	Dump      string            // a dump.rdb that it would load, "" where none is seen
+	Unseen    string            // why it can't be seen whether there is one, "" where it can
 }
 
 // comebackSettings are what is looked at.
-var comebackSettings = []string{"save", "appendonly", "replica-serve-stale-data", "dir", "dbfilename", "masterauth", "masteruser"}
+var comebackSettings = []string{"save", "appendonly", "replica-serve-stale-data", "replica-read-only", "dir", "dbfilename", "masterauth", "masteruser"}
 
 // AskComeback asks a master how it would come back. Nothing changes there.
 func (m Master) AskComeback(ctx context.Context, f *Facts) (*Comeback, error) {
@@ -61,37 +64,30 @@ func (m Master) askComeback(ctx context.Context, conn *redis.Conn, f *Facts) (*C
 	if err := conn.Do(ctx, "REPLICAOF", "nobody.invalid", "-1").Err(); redis.HasErrorPrefix(err, "NOPERM") {
 		c.Replicaof = err.Error()
 	}
-	if dir, name := c.Config["dir"], c.Config["dbfilename"]; dir != "" && name != "" && local(m.Address) {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err == nil {
-			c.Dump = path
-		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-			return nil, err
-		}
+	if dir, name := c.Config["dir"], c.Config["dbfilename"]; dir != "" && name != "" {
+		c.lookFor(ctx, m.Address, dir, name)
 	}
 	return c, ctx.Err()
 }
 
-// local tells whether an address is this machine's.
-func local(address string) bool {
-	host, _, err := net.SplitHostPort(address)
+// lookFor looks for what the master would load at its start, where it can be looked at from here.
+func (c *Comeback) lookFor(ctx context.Context, address, dir, name string) {
+	path := filepath.Join(dir, name)
+	if host, _, _ := net.SplitHostPort(address); !relay.Here(ctx, host) {
+		c.Unseen = path + " is another host's"
+		return
+	}
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err = os.Stat(dir); err == nil {
+			return
+		} // its folder isn't there either: the master has a root of its own, as in a container
+	}
 	if err != nil {
-		return false
+		c.Unseen = err.Error()
+		return
 	}
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	all, err := net.InterfaceAddrs()
-	if ip == nil || err != nil {
-		return false
-	}
-	for _, a := range all {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip) {
-			return true
-		}
-	}
-	return false
+	c.Dump = path
 }
 
 // AdviseRebirth says whether a source that has a relay would be reborn, and what to change. relay is where the
@@ -105,10 +101,14 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 		user = "default"
 	}
 	kept := c.Config["save"] != "" || c.Config["appendonly"] == "yes"
-	switch {
-	case c.Cluster:
+	if c.Cluster {
 		out.add(Fail, name, "what it held is restored by `offloader restore --to`, or into a replica of the same shard", "it is in cluster mode, where the engine refuses replicaof: it is archived and guarded, and not reborn")
 		return out
+	}
+	if c.Config["replica-read-only"] == "no" {
+		out.add(Fail, name, "CONFIG SET replica-read-only yes, and in its configuration file", "replica-read-only is no: while it is a replica, until it is promoted, it takes writes that nobody archives")
+	}
+	switch {
 	case c.Upstream != "":
 		out.add(Warn, name, "where it waits for its rebirth, `offloader status` says why; where it is a replica for good, leave it one: started with the relay as its master it would be made a master beside its own",
 			"it is a replica of %s", c.Upstream)
@@ -122,13 +122,9 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 	if c.Config["replica-serve-stale-data"] != "no" {
 		level, what := Fail, "a restart without it serves an empty master"
 		if kept {
-			level, what = Warn, "it comes back with what its own persistence holds"
+			level, what = Warn, "it comes back with what its own RDB or AOF holds, which may be older than what is archived"
 		}
-		host, port, _ := net.SplitHostPort(relay) // the configuration has checked it
-		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			host = "OFFLOADER-HOST"
-		}
-		out.add(level, name, "start it with --replicaof "+host+" "+port+" --replica-serve-stale-data no, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
+		out.add(level, name, "start it with --replicaof "+relayAt(relay)+" --replica-serve-stale-data no, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
 			"it was not started as a replica of the relay: %s", what)
 	}
 	if password && c.Config["masterauth"] == "" {
@@ -143,10 +139,22 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 	switch {
 	case len(out) > 0:
 	case !proved:
-		out.add(Warn, name, "look at what starts it (systemctl cat), and restart it once at a quiet hour: then it is proved",
+		out.add(Warn, name, "look at what starts it (`systemctl cat` of its unit: --replicaof "+relayAt(relay)+" has to stand there), and restart it once at a quiet hour: then it is proved",
 			"it has the settings of a server that is reborn; whether a restart has it follow the relay on %s can't be seen while it runs", relay)
 	default:
 		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", relay)
 	}
+	if c.Unseen != "" && !kept {
+		out.add(OK, name, "look there: none may be left beside save ''", "whether there is a dump.rdb that a restart would load can't be seen from here: %s", c.Unseen)
+	}
 	return out
+}
+
+// relayAt is what --replicaof names: the host and the port where the relay listens.
+func relayAt(listen string) string {
+	host, port, _ := net.SplitHostPort(listen) // the configuration has checked it
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "OFFLOADER-HOST"
+	}
+	return host + " " + port
 }

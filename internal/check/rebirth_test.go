@@ -46,7 +46,8 @@ func TestRebirthReadiness(t *testing.T) {
 		says(list, Fail, "--replicaof 10.0.0.9 6390 --replica-serve-stale-data no")
 		says(list, Fail, "has none to give")
 		s.Do("CONFIG", "SET", "save", "3600 1")
-		says(comeback(t, s, "", false), Warn, "its own persistence")
+		says(comeback(t, s, "", false), Warn, "its own RDB or AOF")
+		require.Empty(t, named(comeback(t, s, "", false), "rebirth", Fail))
 		s.Do("CONFIG", "SET", "save", "")
 
 		s.Do("CONFIG", "SET", "replica-serve-stale-data", "no")
@@ -59,6 +60,9 @@ func TestRebirthReadiness(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(s.Dir(), "dump.rdb"), nil, 0o600))
 		says(comeback(t, s, "", true), Fail, "rm "+filepath.Join(s.Dir(), "dump.rdb"))
 		require.NoError(t, os.Remove(filepath.Join(s.Dir(), "dump.rdb")))
+		s.Do("CONFIG", "SET", "replica-read-only", "no")
+		says(comeback(t, s, "", true, true), Fail, "takes writes that nobody archives")
+		s.Do("CONFIG", "SET", "replica-read-only", "yes")
 
 		s.Do("ACL", "SETUSER", "offloader", "on", ">pw", "resetkeys", "resetchannels", "+psync", "+replconf", "+ping", "+info", "+config|get")
 		says(comeback(t, s, "offloader", true), Fail, "ACL SETUSER offloader +replicaof +role +info")
@@ -67,8 +71,35 @@ func TestRebirthReadiness(t *testing.T) {
 
 		replica := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", s.Port()))
 		says(comeback(t, replica, "", false), Warn, "it is a replica of "+s.Addr())
+		require.Empty(t, named(comeback(t, replica, "", false), "rebirth", Fail), "a chained source is none to be reborn")
+		replica.Do("CONFIG", "SET", "replica-read-only", "no")
+		says(comeback(t, replica, "", false), Fail, "replica-read-only yes")
 
 		cluster := enginetest.Start(t, kind, "--cluster-enabled", "yes")
 		says(comeback(t, cluster, "", false), Fail, "cluster mode")
 	})
+}
+
+// A dump.rdb is looked for where the master is; where that isn't here, it is said that it can't be seen.
+func TestWhereADumpLies(t *testing.T) {
+	dir := t.TempDir()
+	look := func(address, dir string) (c Comeback) {
+		c.lookFor(t.Context(), address, dir, "dump.rdb")
+		return c
+	}
+	for _, here := range []string{"127.0.0.1:6379", "localhost:6379", "[::1]:6379"} {
+		require.Equal(t, Comeback{}, look(here, dir), here)
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "dump.rdb"), nil, 0o600))
+	require.Equal(t, Comeback{Dump: filepath.Join(dir, "dump.rdb")}, look("localhost:6379", dir))
+	require.Equal(t, Comeback{Unseen: filepath.Join(dir, "dump.rdb") + " is another host's"}, look("192.0.2.1:6379", dir))
+	require.Contains(t, look("127.0.0.1:6379", "/nowhere/data").Unseen, "/nowhere/data: no such file", "it has a root of its own")
+
+	c := look("192.0.2.1:6379", dir)
+	c.Config = map[string]string{"replica-serve-stale-data": "no"}
+	list := AdviseRebirth(&c, "", "10.0.0.9:6390", "", false, true)
+	require.Len(t, named(list, "rebirth", OK), 2)
+	require.Contains(t, list[1].Message, "can't be seen from here")
+	c.Config["save"] = "3600 1"
+	require.Len(t, AdviseRebirth(&c, "", "10.0.0.9:6390", "", false, true), 1, "it is meant to be there")
 }

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ const (
 	maxConns = 128
 	// idle is how long a connection may say nothing. Sentinels ping each second.
 	idle = 5 * time.Minute
+	// resolving is how long a name may take to be found.
+	resolving = 2 * time.Second
 	// stall is how long a peer may take to accept a reply.
 	stall = 5 * time.Second
 )
@@ -125,6 +128,21 @@ func (l *Listener) Rates() Rates { return l.book.measured() }
 
 // Addr is where it listens.
 func (l *Listener) Addr() string { return l.ln.Addr().String() }
+
+// Here tells whether a host, an IP or a name, is the one that we listen on. A name is resolved anew each time.
+func Here(ctx context.Context, host string) bool {
+	ctx, cancel := context.WithTimeout(ctx, resolving)
+	defer cancel()
+	hosts, err := net.DefaultResolver.LookupHost(ctx, host)
+	mine, errMine := net.InterfaceAddrs()
+	return err == nil && errMine == nil && slices.ContainsFunc(hosts, func(host string) bool {
+		ip := net.ParseIP(host)
+		return ip.IsLoopback() || slices.ContainsFunc(mine, func(a net.Addr) bool {
+			n, ok := a.(*net.IPNet)
+			return ok && n.IP.Equal(ip)
+		})
+	})
+}
 
 // Run serves until ctx ends, and returns its cause when the port is closed and all connections
 // have ended.
