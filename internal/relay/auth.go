@@ -2,11 +2,20 @@ package relay
 
 import (
 	"crypto/subtle"
+	"net"
+	"sync"
 	"time"
 )
 
-// handshake is how long a peer may take until we know that it may be here.
-const handshake = 10 * time.Second
+const (
+	// handshake is how long a peer may take until we know that it may be here.
+	handshake = 10 * time.Second
+	// refusedFor is how long the log says nothing more of a host that has given a wrong password: a replica tries
+	// anew each second.
+	refusedFor = time.Minute
+	// maxRefused is how many hosts are told apart in that.
+	maxRefused = 256
+)
 
 // Login is what peers have to say. The zero one lets everybody in.
 type Login struct {
@@ -38,7 +47,7 @@ func (p *peer) auth(c command) []byte {
 	case !p.l.o.Login.needed():
 		return reply("+OK") // there is nothing to protect
 	case !p.l.o.Login.right(c[1:]):
-		p.l.o.Logger.Warn("a peer of the relay gave a wrong password", "peer", p.nc.RemoteAddr().String())
+		p.l.refused(p.nc.RemoteAddr())
 		return reply("-WRONGPASS invalid username-password pair or user is disabled.")
 	}
 	p.admitted.Store(true)
@@ -54,5 +63,58 @@ func (p *peer) knock(c command) (ok bool, answer []byte) {
 	if c.name() == "REPLCONF" && c.arg(1) == "ACK" {
 		return false, nil // never replied to
 	}
+	if name := c.name(); name == "PSYNC" || name == "SYNC" {
+		p.l.refused(p.nc.RemoteAddr())
+	}
 	return false, reply("-NOAUTH Authentication required.")
+}
+
+// refusals counts those who could not get in, by host.
+type refusals struct {
+	mu sync.Mutex
+	of map[string]refusal
+}
+
+type refusal struct {
+	told  time.Time // when the log was told last
+	times int       // since then
+}
+
+// count takes one more from a host. It gives how many are to be told of now, 0 while the last word is too young. Where
+// there are too many hosts, those that come last are one.
+func (r *refusals) count(host string, now time.Time) (who string, times int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		r.of = map[string]refusal{}
+	}
+	if _, known := r.of[host]; !known && len(r.of) >= maxRefused {
+		for other, o := range r.of {
+			if now.Sub(o.told) >= refusedFor {
+				delete(r.of, other)
+			}
+		}
+		if len(r.of) >= maxRefused {
+			host = "others"
+		}
+	}
+	one := r.of[host]
+	if one.times++; now.Sub(one.told) < refusedFor {
+		r.of[host] = one
+		return host, 0
+	}
+	r.of[host] = refusal{told: now}
+	return host, one.times
+}
+
+// refused has it told that a peer can't get in, once a minute for a host.
+func (l *Listener) refused(from net.Addr) {
+	host, _, err := net.SplitHostPort(from.String())
+	if err != nil {
+		host = from.String()
+	}
+	if host, times := l.refusals.count(host, time.Now()); times > 0 {
+		l.o.Logger.Warn("a peer of the relay gave a wrong password, or none", "peer", host, "times", times,
+			"hint", "where it is a replica: masteruser and masterauth there have to be what the relay's username and password are")
+	}
 }

@@ -80,6 +80,8 @@ type Listener struct {
 	began time.Time
 	book  *book
 
+	refusals refusals
+
 	mu    sync.Mutex
 	peers map[*peer]struct{}
 	named named
