@@ -1,16 +1,8 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"io"
-	"net/http"
-	"net/url"
-	"strings"
-
 	"github.com/spf13/cobra"
 
-	"github.com/offloader/offloader/internal/httpapi"
 	"github.com/offloader/offloader/internal/rebirth"
 )
 
@@ -45,39 +37,14 @@ Exit codes: 0 it is the master; 1 failed; 2 wrong usage or configuration.`,
 			if err != nil {
 				return err
 			}
-			return a.promote(cmd.Context(), spool, name, order)
+			if _, err := orderDaemon(cmd.Context(), spool, name, "promote/"+string(order)); err != nil {
+				return err
+			}
+			return a.term.print("%s is the master again", name)
 		},
 	}
 	a.sourceFlag(cmd, &name)
 	cmd.Flags().BoolVar(&empty, "empty", false, "start from nothing")
 	cmd.Flags().BoolVar(&latest, "latest", false, "start from what there is")
 	return cmd
-}
-
-func (a *app) promote(ctx context.Context, spool, source string, order rebirth.Order) error {
-	client := httpapi.ClientIn(spool)
-	client.Timeout = 0 // it takes as long as it takes
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://offloader/api/v1/sources/"+url.PathEscape(source)+"/promote/"+string(order), http.NoBody)
-	if err != nil {
-		return err
-	}
-	response, err := client.Do(request)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err != nil {
-		return &noDaemonError{"on the spool " + spool, reason(err)}
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err := errors.Join(err, response.Body.Close()); err != nil {
-		return err
-	}
-	switch text := strings.TrimSpace(string(body)); response.StatusCode {
-	case http.StatusOK:
-		return a.term.print("%s is the master again", source)
-	case http.StatusNotFound:
-		return usagef("`offloader status` names them", "%s: %q", text, source)
-	default:
-		return errors.New(text)
-	}
 }

@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -83,32 +80,12 @@ func onlySource(ctx context.Context, spool string) (string, error) {
 }
 
 func (a *app) takeSnapshot(ctx context.Context, spool, source string) error {
-	client := httpapi.ClientIn(spool)
-	client.Timeout = 0 // it takes as long as it takes
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://offloader/api/v1/sources/"+url.PathEscape(source)+"/snapshot", http.NoBody)
-	if err != nil {
-		return err
-	}
 	a.term.say("taking a snapshot of %s; the stores get it then", source)
 	waits := a.tellWaiting(ctx, spool, source)
-	response, err := client.Do(request)
+	body, err := orderDaemon(ctx, spool, source, "snapshot")
 	waits()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
 	if err != nil {
-		return &noDaemonError{"on the spool " + spool, reason(err)}
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err := errors.Join(err, response.Body.Close()); err != nil {
-		return fmt.Errorf("the daemon has left before it was done: %w", err)
-	}
-	switch text := strings.TrimSpace(string(body)); response.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotFound:
-		return usagef("`offloader status` names them", "%s: %q", text, source)
-	default:
-		return errors.New(text)
+		return err
 	}
 	var taken httpapi.Snapshot
 	if err := json.Unmarshal(body, &taken); err != nil {

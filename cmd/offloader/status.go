@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -126,12 +128,42 @@ func askDaemon(ctx context.Context, spool, listen string) ([]byte, error) {
 			return nil, errs[0]
 		}
 	}
-	url := "http://" + reachable(listen)
-	answer, err := get(ctx, &http.Client{Timeout: timeout}, url)
+	at := "http://" + reachable(listen)
+	answer, err := get(ctx, &http.Client{Timeout: timeout}, at)
 	if err != nil {
-		return nil, errors.Join(append(errs, &noDaemonError{"at " + url, reason(err)})...)
+		return nil, errors.Join(append(errs, &noDaemonError{"at " + at, reason(err)})...)
 	}
 	return answer, nil
+}
+
+// orderDaemon has the daemon do something with a source, by the spool's socket, and gives what it answers when
+// that is done. It takes as long as it takes.
+func orderDaemon(ctx context.Context, spool, source, what string) ([]byte, error) {
+	client := httpapi.ClientIn(spool)
+	client.Timeout = 0
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://offloader/api/v1/sources/"+url.PathEscape(source)+"/"+what, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, &noDaemonError{"on the spool " + spool, reason(err)}
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		return nil, fmt.Errorf("the daemon has left before it was done: %w", err)
+	}
+	switch text := strings.TrimSpace(string(body)); response.StatusCode {
+	case http.StatusOK:
+		return body, nil
+	case http.StatusNotFound:
+		return nil, usagef("`offloader status` names them", "%s: %q", text, source)
+	default:
+		return nil, errors.New(text)
+	}
 }
 
 // reachable is where to reach a listener from this host.
@@ -146,8 +178,8 @@ func reachable(listen string) string {
 	return net.JoinHostPort(host, port)
 }
 
-func get(ctx context.Context, client *http.Client, url string) (body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/api/v1/status", nil)
+func get(ctx context.Context, client *http.Client, at string) (body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at+"/api/v1/status", nil)
 	if err != nil {
 		return nil, err
 	}
