@@ -371,11 +371,17 @@ func (k *keeper) prediction() *httpapi.Rebirth {
 	if k.size == nil {
 		return nil
 	}
-	p := *k.size
 	rates := relay.Rates{}
 	if k.relay != nil {
 		rates = k.relay.Rates()
 	}
+	p := predicted(*k.size, rates)
+	return &p
+}
+
+// predicted is what a rebirth would take by its size: an engine connects, loads the snapshot, applies the log behind
+// it, each as fast as was measured last.
+func predicted(p httpapi.Rebirth, rates relay.Rates) httpapi.Rebirth {
 	p.Measured = rates.RDB > 0
 	if rates.RDB == 0 {
 		rates.RDB = guessRDB
@@ -384,5 +390,5 @@ func (k *keeper) prediction() *httpapi.Rebirth {
 		rates.Stream = guessStream
 	}
 	p.Seconds = connects.Seconds() + float64(p.Snapshot)/rates.RDB + float64(p.Log)/rates.Stream
-	return &p
+	return p
 }

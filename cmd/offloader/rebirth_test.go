@@ -8,6 +8,8 @@ import (
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
 )
@@ -29,4 +31,24 @@ func TestTheSourcesNameMayLeadToAMaster(t *testing.T) {
 	require.Empty(t, k.others(t.Context(), s.Addr()), "that is itself")
 	s.Kill()
 	require.Empty(t, k.others(t.Context(), fmt.Sprintf("10.9.8.7:%d", s.Port())), "and where nobody answers, nobody is known to be one")
+}
+
+// What a rebirth would take: a second, the snapshot at the rate of the last copy, the log at that of the stream behind it.
+func TestWhatARebirthWouldTake(t *testing.T) {
+	for _, row := range []struct {
+		snapshot, log int64
+		rates         relay.Rates
+		seconds       float64
+		measured      bool
+	}{
+		{0, 0, relay.Rates{}, 1, false},
+		{2 * guessRDB, 3 * guessStream, relay.Rates{}, 6, false},
+		{4 << 30, 1 << 30, relay.Rates{RDB: 512 << 20, Stream: 128 << 20}, 1 + 8 + 8, true},
+		{4 << 30, 2 * guessStream, relay.Rates{RDB: 1 << 30}, 1 + 4 + 2, true}, // no log was long enough to tell
+	} {
+		p := predicted(httpapi.Rebirth{Snapshot: row.snapshot, Log: row.log}, row.rates)
+		require.Equal(t, httpapi.Rebirth{Snapshot: row.snapshot, Log: row.log, Seconds: row.seconds, Measured: row.measured}, p)
+	}
+	k := &keeper{}
+	require.Nil(t, k.prediction(), "nothing is archived")
 }
