@@ -126,8 +126,9 @@ func TestReadmeCommands(t *testing.T) {
 			require.Contains(t, out, "cache at "+master.Addr())
 			require.NotContains(t, out, "FAIL")
 		}},
-		{"sudo install -m 644 configs/offloader.service", func(block string) {
+		{"sudo useradd", func(block string) {
 			r.sh(block)
+			require.Contains(t, r.read("useradd"), "--system")
 			require.Equal(t, "daemon-reload\nenable --now offloader\n", r.read("systemctl"))
 			r.service()
 		}},
@@ -228,6 +229,7 @@ func (r *reader) programs() {
 	for name, text := range map[string]string{
 		"git":          `[ "$1" = clone ] && exec cp -r ` + tree + ` offloader`,
 		"sudo":         `exec "$@"`,
+		"useradd":      `echo "$@" >>` + filepath.Join(r.bin, "useradd.log"),
 		"systemctl":    `echo "$@" >>` + filepath.Join(r.bin, "systemctl.log"),
 		"redis-server": `exec "` + r.master.Kind().Tool("server") + `" "$@"`, // it may be a valkey, as on many systems
 		"redis-cli":    `exec "` + r.master.Kind().Tool("cli") + `" "$@"`,

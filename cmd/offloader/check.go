@@ -219,7 +219,7 @@ func (a *app) local(ctx context.Context, c *config.Config, dataset int64, runnin
 	}
 	if os.Geteuid() == 0 {
 		list = append(list, check.Finding{Name: "user", Level: check.OK, Message: "these were asked as root; the daemon's own user may have fewer rights",
-			Hint: "run this as that user: sudo -u USER offloader check. Where systemd makes the user up (DynamicUser): systemd-run --pipe --wait -p DynamicUser=yes -p User=offloader -p StateDirectory=offloader -p StateDirectoryMode=0700 offloader check, with the unit's LoadCredential lines as -p too"})
+			Hint: "run this as that user: sudo -u offloader offloader check; where systemd hands it passwords: systemd-run --pipe --wait -p User=offloader offloader check, with the unit's LoadCredential lines as -p too"})
 	}
 	if running {
 		return append(list, check.Finding{Name: "daemon", Level: check.OK, Message: "a daemon is at work on this spool: see `offloader status`"})
