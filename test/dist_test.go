@@ -69,7 +69,9 @@ func TestDist(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(scratch, path), []byte(text), 0o600))
 	}
 	require.NoError(t, os.Remove(filepath.Join(scratch, "var/lib/dpkg/updates/x")))
-	users := func() string { return sh("cat " + scratch + "/etc/passwd; ls " + scratch + "/var/lib/offloader/archive") }
+	users := func() string {
+		return sh("cat " + scratch + "/etc/passwd; ls " + scratch + "/var/lib/offloader/archive")
+	}
 	const user = `^root:.*\noffloader:!?x?:\d+:\d+:[^:]*:/var/lib/offloader:/usr/sbin/nologin\nk\n$`
 	unit := sh("cat root/usr/lib/systemd/system/offloader.service")
 	require.Contains(t, unit, "\nUser=offloader\nGroup=offloader\nStateDirectory=offloader\n")
