@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -44,6 +45,13 @@ func TestDemoBesideAServerOn6379(t *testing.T) {
 	for _, line := range []string{"\n$ offloader run --master 127.0.0.1:", "\n$ offloader restore --archive archive --before FLUSHALL --output restored\n", "\nNothing is missing: all "} {
 		require.Contains(t, out, line)
 	}
+	back := regexp.MustCompile(`\nThe master is back after (\d+) s, by a plain restart, with every order that was confirmed, on the same timeline\.\n`).FindStringSubmatch(out)
+	require.NotNil(t, back, out)
+	seconds, err := strconv.Atoi(back[1])
+	require.NoError(t, err)
+	require.Less(t, seconds, 30)
+	require.Regexp(t, `\n\$ kill -9 \d+\n`, out)
+	require.Contains(t, out, "(1 rebirth)")
 	require.NotContains(t, out, "\x1b", "colour is for terminals")
 	require.Empty(t, d.stderr.String())
 	d.leftNothing()
