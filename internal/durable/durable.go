@@ -58,7 +58,7 @@ func Create(path string, write func(io.Writer) error) error {
 func viaTemp(path string, write func(io.Writer) error, place func(from, to string) error) (err error) {
 	dir := filepath.Dir(path)
 	temp := filepath.Join(dir, TempPrefix+rand.Text())
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	f, err := create(temp, os.O_WRONLY|os.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func MkdirAll(path string) error {
 	if err := MkdirAll(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(path, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := mkdir(path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return SyncDir(parent) // also when somebody else made it a moment ago

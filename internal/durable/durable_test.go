@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -291,4 +292,28 @@ func inPieces(w io.Writer, r io.Reader, size int64, all int) error {
 		}
 	}
 	return nil
+}
+
+// What root makes in somebody's folder is theirs, as a daemon's archive, in which people work by sudo.
+func TestWhoseItIs(t *testing.T) {
+	dir, owner := t.TempDir(), os.Geteuid()
+	if owner == 0 {
+		owner = 65534
+		require.NoError(t, os.Chown(dir, owner, owner))
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	require.NoError(t, WriteFile(at("state"), nil))
+	require.NoError(t, MkdirAll(at("events/deep")))
+	require.NoError(t, Create(at("events/deep/pin"), func(io.Writer) error { return nil }))
+	f, err := CreateAppend(at("chunk"))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	lock, err := TryLock(at(".lock"))
+	require.NoError(t, err)
+	require.NoError(t, lock.Unlock())
+	for _, name := range []string{"state", "events", "events/deep", "events/deep/pin", "chunk", ".lock"} {
+		info, err := os.Lstat(at(name))
+		require.NoError(t, err)
+		require.EqualValues(t, owner, info.Sys().(*syscall.Stat_t).Uid, name)
+	}
 }

@@ -35,7 +35,7 @@ func OpenAppend(path string) (*File, error) {
 // CreateAppend makes a new, empty file; one that exists is fs.ErrExist. Its name is durable when
 // the first Sync has returned.
 func CreateAppend(path string) (*File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, fileMode)
+	f, err := create(path, os.O_WRONLY|os.O_APPEND|os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (e *LockedError) Hint() string {
 // and writes the process's id into it. Where another holds it the error is a *LockedError. The
 // lock is flock(2)'s: it isn't inherited by processes that are started later.
 func TryLock(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	f, err := create(path, os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
