@@ -58,3 +58,19 @@ func TestABranchWhoseParentWasPruned(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Gap{{From: pos(12), To: pos(20), Cause: "retention has let it go", Missing: true}}, gaps)
 }
+
+// What `check` goes by: it is the last start that counts, not that there was a rebirth once.
+func TestRebornIsWhoWasSoLast(t *testing.T) {
+	reborn, failover := Event{Kind: EventReplID, Offset: 5, Cause: CauseRebirth}, Event{Kind: EventReplID, Offset: 9, Cause: "the master gave a new id"}
+	history := func(timelines ...*Timeline) bool { return (&Catalog{Timelines: timelines}).Reborn() }
+	born := func(reason string, events ...Event) *Timeline {
+		return &Timeline{TimelineInfo: TimelineInfo{Reason: reason}, Events: events}
+	}
+	require.False(t, history())
+	require.False(t, history(born("first contact")))
+	require.True(t, history(born("first contact", reborn)))
+	require.False(t, history(born("first contact", reborn, failover)), "another has taken over")
+	require.True(t, history(born("first contact", failover, reborn, Event{Kind: EventRelease, Offset: 9})))
+	require.False(t, history(born("first contact", reborn), born("the master came back empty")), "it was started without")
+	require.True(t, history(born("first contact"), born(CauseRebirth+": the spool was lost")), "from the stores")
+}
