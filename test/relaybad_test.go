@@ -167,6 +167,8 @@ func TestRelayBadInputHostilePeers(t *testing.T) {
 		master.Do(w.Big(fmt.Sprint("more ", i), 8<<20, false)...)
 		acknowledged(t, master, 1)
 		same(t, master, one)
+		end := master.Offset() // the spool has room for two of them, and a disk may be slow
+		d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
 	}
 	_, peak := d.RSS()
 	require.Less(t, peak, int64(128<<20))
