@@ -76,7 +76,7 @@ func TestDist(t *testing.T) {
 	unit := sh("cat root/usr/lib/systemd/system/offloader.service")
 	require.Contains(t, unit, "\nUser=offloader\nGroup=offloader\nStateDirectory=offloader\n")
 	for _, call := range []string{"postinst configure ''", "postinst configure 9.8.6", "prerm remove", "postrm remove", "postrm purge"} {
-		said := sh("export DPKG_ROOT=" + scratch + "; sh -n control/" + strings.Fields(call)[0] + " && control/" + call)
+		said := sh("export PATH=$PATH:/usr/sbin:/sbin DPKG_ROOT=" + scratch + "; sh -n control/" + strings.Fields(call)[0] + " && control/" + call)
 		require.Regexp(t, user, users(), call)
 		require.Equal(t, call == "postrm purge", strings.Contains(said, "the user offloader stay"), said)
 	}

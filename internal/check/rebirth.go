@@ -124,7 +124,7 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 		if kept {
 			level, what = Warn, "it comes back with what its own RDB or AOF holds, which may be older than what is archived"
 		}
-		out.add(level, name, "start it with --replicaof "+relayAt(relay)+" --replica-serve-stale-data no, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
+		out.add(level, name, "start it with --replicaof "+relayAt(relay)+" --replica-serve-stale-data no --rdb-del-sync-files yes, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
 			"it was not started as a replica of the relay: %s", what)
 	}
 	if password && c.Config["masterauth"] == "" {
