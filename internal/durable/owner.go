@@ -9,9 +9,10 @@ import (
 )
 
 // create opens a new file, or with flags that say so one that is there. What root makes belongs to the owner of the
-// folder that it is made in: a pin that was made by sudo is there to be read by a daemon that isn't root.
+// folder that it is made in: a pin that was made by sudo is there to be read by a daemon that isn't root. No symbolic
+// link is followed: root would give away what it leads to.
 func create(path string, flags int) (*os.File, error) {
-	f, err := os.OpenFile(path, flags|os.O_CREATE, fileMode)
+	f, err := os.OpenFile(path, flags|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
 	if err == nil {
 		giveAway(f, filepath.Dir(path))
 	}
