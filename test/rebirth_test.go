@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
@@ -87,6 +86,12 @@ func (m *mortal) waits(why string) blackbox.SourceStatus {
 // reborn waits until it is the master again, for the nth time that this daemon sees.
 func (m *mortal) reborn(n int64) blackbox.SourceStatus {
 	return m.d.Until("cache", "it is reborn", func(s blackbox.SourceStatus) bool { return s.Rebirths >= n && s.State == "streaming" })
+}
+
+// kept is what its daemon would know, after a restart, of others.
+func (m *mortal) kept() string {
+	text, _ := os.ReadFile(filepath.Join(m.dir, "spool", "cache", "peers.json")) // none: nobody
+	return string(text)
 }
 
 // still has nothing expire for an hour, and gives the digest of what is durable then.
@@ -299,8 +304,7 @@ func TestRebirthNeverTwoMasters(t *testing.T) {
 		same(t, m.Server, other)
 		digest := m.still(t)
 		require.Eventually(t, func() bool { // the daemon that comes knows of the other by what this one has kept
-			kept, err := os.ReadFile(filepath.Join(m.dir, "spool", "cache", "keyspace.json"))
-			return err == nil && strings.Contains(string(kept), other.Addr())
+			return strings.Contains(m.kept(), other.Addr())
 		}, 20*time.Second, 20*time.Millisecond)
 		require.Contains(t, m.d.Source("cache").Known.Replicas, other.Addr())
 
@@ -433,62 +437,4 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 			})
 		}
 	})
-}
-
-// TestRebirthIsNotAgainstSentinel: a Sentinel has chosen another master, which is dead as well by now, so that nobody
-// tells that it is one. The server comes back, and is not promoted.
-func TestRebirthIsNotAgainstSentinel(t *testing.T) {
-	t.Parallel()
-	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
-		t.Parallel()
-		m := newMortal(t, kind, "--repl-ping-replica-period", "3600")
-		other := enginetest.Start(t, kind, "--aclfile", m.acl, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.Port()))
-		working(t, m.Server, 100)
-		same(t, m.Server, other)
-		m.still(t)
-		watches := sentinel(t, kind, m.Port())
-		until := func(what string, ok func(info string) bool) {
-			t.Helper()
-			require.Eventually(t, func() bool {
-				info, err := watches.Info(t.Context(), "sentinel").Result()
-				return err == nil && ok(info)
-			}, 60*time.Second, 100*time.Millisecond, what)
-		}
-		until("it knows the replica and us", func(info string) bool { return strings.Contains(info, "slaves=2") })
-		m.Kill()
-		until("it has chosen the other", func(info string) bool { return strings.Contains(info, "address="+other.Addr()) })
-		time.Sleep(3 * time.Second) // until its next hello
-		other.Kill()
-		m.Restart()
-		s := m.waits("Sentinel names " + other.Addr())
-		require.Contains(t, s.Hint, "promote --source cache --latest")
-		require.Equal(t, "slave", m.Info("replication")["role"])
-		require.EqualValues(t, 0, m.d.Source("cache").Rebirths)
-	})
-}
-
-// sentinel watches a master, alone.
-func sentinel(t *testing.T, kind enginetest.Kind, port int) *redis.Client {
-	t.Helper()
-	dir, at := t.TempDir(), enginetest.FreePort(t)
-	conf := filepath.Join(dir, "sentinel.conf")
-	require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, "port %d\nbind 127.0.0.1\ndir %s\nsentinel monitor m 127.0.0.1 %d 1\nsentinel down-after-milliseconds m 700\nsentinel failover-timeout m 3000\n",
-		at, dir, port), 0o600))
-	out, err := os.Create(filepath.Join(dir, "log"))
-	require.NoError(t, err)
-	name := kind.Tool("server")
-	p, err := os.StartProcess(name, []string{name, conf, "--sentinel"}, &os.ProcAttr{Files: []*os.File{nil, out, out}})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_ = p.Kill() // an error says that it is gone
-		_, _ = p.Wait()
-		_ = out.Close()
-		if t.Failed() {
-			text, _ := os.ReadFile(out.Name())
-			t.Logf("Sentinel: %s", text)
-		}
-	})
-	client := redis.NewClient(&redis.Options{Addr: fmt.Sprintf("127.0.0.1:%d", at), Protocol: 2, DisableIdentity: true})
-	t.Cleanup(func() { _ = client.Close() })
-	return client
 }

@@ -237,7 +237,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{})}
 	k.make = func() *source.Source { return source.New(o) }
 	if w.Relay != nil {
-		o.Link.Follower = k.follower
+		o.Link.Follower, o.Followers = k.follower, k.followers
 	}
 	k.source = k.make()
 	ctx, k.stop = context.WithCancel(ctx)

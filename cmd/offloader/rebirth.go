@@ -20,9 +20,7 @@ import (
 )
 
 const (
-	// remembered is how long after it has left the relay a replica is asked what has become of it.
-	remembered = time.Hour
-	// askFor is how long it, and who followed the source itself, may take to answer.
+	// askFor is how long those who followed the source or the relay, and Sentinels, may take to answer.
 	askFor = 2 * time.Second
 	// seenFor is how long after its last try a server that can't be served still counts as ours.
 	seenFor = 10 * time.Second
@@ -80,13 +78,10 @@ func (k *keeper) said() rebirth.Order {
 func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
 	order := k.said()
 	end, err := k.current().End(ctx)
-	named := k.current().Named()
-	if named != "" && k.atSource(ctx, named) {
-		named = ""
-	}
 	return rebirth.Facts{
 		Source: k.want.Name, Order: order,
-		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect, Sentinel: named,
+		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect,
+		Words:  func() []rebirth.Word { return k.words(ctx) },
 		Others: func() []rebirth.Server { return k.others(ctx, engine) },
 	}
 }
@@ -177,15 +172,6 @@ func (k *keeper) disguised(ctx context.Context, f syncer.Follower, replicas []re
 // more, nobody is a master.
 func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	known := k.current().Replicas()
-	var replicas []relay.Replica
-	if l := k.listener(); l != nil {
-		replicas = l.Replicas()
-	}
-	for _, r := range replicas {
-		if r.Listens() && (r.State != relay.Away || time.Since(r.Since.Go()) < remembered) {
-			known = append(known, r.Address)
-		}
-	}
 	slices.Sort(known)
 	known = slices.Compact(known)
 	namesakes := k.namesakes(ctx)

@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/rebirth"
 	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
@@ -51,4 +53,31 @@ func TestWhatARebirthWouldTake(t *testing.T) {
 	}
 	k := &keeper{}
 	require.Nil(t, k.prediction(), "nothing is archived")
+}
+
+// TestWhatASentinelSays: what it answers counts; where it doesn't, what was heard of it a moment ago; and for one that
+// watches no such master, nothing.
+func TestWhatASentinelSays(t *testing.T) {
+	kind := enginetest.Any(t)
+	s := enginetest.Start(t, kind)
+	watches := enginetest.Sentinel(t, kind, s.Port())
+	k := &keeper{want: want{Source: config.Source{Name: "cache", Address: s.Addr(), Password: "secret"}}}
+	heard := source.Sentinel{Hello: relay.Hello{Sentinel: watches.Addr(), Master: "m", Names: "10.9.8.7:6379", Epoch: 3}}
+
+	require.Equal(t, &rebirth.Word{Names: s.Addr(), Asked: true}, k.askSentinel(t.Context(), heard), "what it says now")
+	watches.Do("SENTINEL", "REMOVE", "m")
+	require.Nil(t, k.askSentinel(t.Context(), heard))
+
+	locked := enginetest.Sentinel(t, kind, s.Port(), "--requirepass", "its own")
+	heard.Sentinel = locked.Addr()
+	word := k.askSentinel(t.Context(), heard)
+	require.Contains(t, word.Silent, "NOAUTH")
+	require.Equal(t, rebirth.Word{Names: "10.9.8.7:6379", Epoch: 3, Silent: word.Silent}, *word)
+	heard.Heard = time.Now()
+	require.Equal(t, &rebirth.Word{Names: "10.9.8.7:6379", Epoch: 3}, k.askSentinel(t.Context(), heard))
+	heard.Heard = time.Time{}
+	locked.Kill()
+	require.Contains(t, k.askSentinel(t.Context(), heard).Silent, "refused")
+	heard.Sentinel = s.Addr() // another server is there now
+	require.Contains(t, k.askSentinel(t.Context(), heard).Silent, "unknown command")
 }

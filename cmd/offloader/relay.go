@@ -76,6 +76,15 @@ func (k *keeper) listener() *relay.Listener {
 	return k.relay
 }
 
+// followers are the relay's replicas, those that are away too.
+func (k *keeper) followers() []relay.Replica {
+	l := k.listener()
+	if l == nil {
+		return nil
+	}
+	return l.Replicas()
+}
+
 // relayStatus is nil where there is to be no relay.
 func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica, *httpapi.Rebirth) {
 	if k.want.Relay == nil {

@@ -10,6 +10,7 @@ package rebirth
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/offloader/offloader/internal/stream"
 )
@@ -34,10 +35,10 @@ type Facts struct {
 	ReplID   stream.ReplID // at its end
 	End      stream.Offset // its last durable boundary
 	Suspect  string        // why it is suspect; "": it is not
-	Sentinel string        // the master that Sentinels name, where that is another one; "": none, or this one
 
 	Engine Engine
-	// Others are asked for when nothing else stands in the way.
+	// Words and Others are asked for when nothing else stands in the way.
+	Words  func() []Word // of the Sentinels that watch it, or did
 	Others func() []Server
 }
 
@@ -64,6 +65,15 @@ type Server struct {
 	ReplID  stream.ReplID
 	Left    stream.ReplID // the history that it went on from under ReplID, "" where there is none
 	At      stream.Offset
+}
+
+// Word is what a Sentinel says, or said last.
+type Word struct {
+	Names  string // the address of the master
+	Source bool   // which is the source's
+	Epoch  uint64 // of the failover that has made it that: a higher one is newer
+	Asked  bool   // it was asked for it now
+	Silent string // which one says nothing now, and why; "": it was asked, or heard a moment ago
 }
 
 // Verdict says whether the engine is promoted, and if not, why, and what to do.
@@ -122,8 +132,8 @@ func Feed(f Facts) Verdict {
 		return wait("look at `offloader list`; `offloader release` takes what it holds for good, `offloader promote --source "+f.Source+" --latest` goes back to what was before",
 			"the newest timeline %s is suspect: %s", f.Timeline, f.Suspect)
 	}
-	if f.Sentinel != "" {
-		return wait("have Sentinel's choice be the source; "+f.overrule(), "Sentinel names %s as the master", f.Sentinel)
+	if v := f.elected(); !v.Promote {
+		return v
 	}
 	for _, o := range f.Others() {
 		switch {
@@ -134,6 +144,36 @@ func Feed(f Facts) Verdict {
 		case (o.ReplID == f.ReplID || o.Left == f.ReplID) && o.At > f.End:
 			return wait("promote that one, and name it as the source; "+f.overrule()+", without these", "replica %s has %d bytes more than are durable here", o.Address, o.At-f.End)
 		}
+	}
+	return Verdict{Promote: true}
+}
+
+// elected tells whether the source is what Sentinel names, where there is one. A failover takes more than half of
+// the Sentinels, so the word of fewer says nothing: another one may have been chosen without their knowing it. Where they differ, the
+// newest failover counts, as it does among themselves. But what was only heard, which anybody may have said, can hold a
+// rebirth up and not bring it about.
+func (f Facts) elected() Verdict {
+	words := f.Words()
+	var other Word
+	said, silent := 0, ""
+	for _, w := range words {
+		if !w.Source && (other.Names == "" || w.Epoch > other.Epoch) {
+			other = w
+		}
+		if w.Silent == "" {
+			said++
+		} else if silent == "" {
+			silent = w.Silent
+		}
+	}
+	newer := slices.ContainsFunc(words, func(w Word) bool { return w.Source && w.Asked && w.Epoch > other.Epoch })
+	switch {
+	case other.Names != "" && !newer && other.Silent == "":
+		return wait("have Sentinel's choice be the source; "+f.overrule(), "Sentinel names %s as the master", other.Names)
+	case other.Names != "" && !newer:
+		return wait("have Sentinel's choice be the source; "+f.overrule(), "Sentinel named %s as the master last (%s)", other.Names, other.Silent)
+	case 2*said <= len(words) && len(words) > 0:
+		return wait("it goes on when more than half of them say that it is; "+f.overrule(), "whether Sentinel names another master is not known: of %d that watch it %d say something now (%s)", len(words), said, silent)
 	}
 	return Verdict{Promote: true}
 }

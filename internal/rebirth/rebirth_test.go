@@ -2,6 +2,7 @@ package rebirth
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,7 @@ func ready() Facts {
 	return Facts{
 		Source: "cache", Timeline: "t", ReplID: ours, End: 700,
 		Engine: Engine{ReplID: ours, Up: true, At: 700, Attached: true, Acked: 700, Keys: 5},
+		Words:  func() []Word { return nil },
 		Others: func() []Server { return nil },
 	}
 }
@@ -25,6 +27,14 @@ func TestJudge(t *testing.T) {
 	other := func(s Server) func(*Facts) {
 		return func(f *Facts) { s.Address = "h:1"; f.Others = func() []Server { return []Server{s} } }
 	}
+	said := func(words ...Word) func(*Facts) { return func(f *Facts) { f.Words = func() []Word { return words } } }
+	yes := Word{Names: "h:0", Source: true, Epoch: 3, Asked: true}
+	no, heard, stale, gone := yes, yes, yes, yes
+	no.Names, no.Source = "h:2", false
+	heard.Asked = false
+	stale.Asked, stale.Silent = false, "s:1: no answer"
+	gone.Names, gone.Source, gone.Asked, gone.Silent = "h:2", false, false, "s:1: no answer"
+	at := func(epoch uint64, w Word) Word { w.Epoch = epoch; return w }
 	for _, c := range []struct {
 		name   string
 		change func(*Facts)
@@ -35,7 +45,18 @@ func TestJudge(t *testing.T) {
 		{"nothing is archived", func(f *Facts) { f.Timeline = "" }, "nothing is archived", false},
 		{"a store is away", func(f *Facts) { f.Unread = errors.New("no answer") }, "no answer", false},
 		{"suspect", func(f *Facts) { f.Suspect = "empty" }, "suspect: empty", true},
-		{"Sentinel's choice is another", func(f *Facts) { f.Sentinel = "h:2" }, "Sentinel names h:2", true},
+		{"Sentinel's choice", said(yes), "", true},
+		{"it has been heard, and needs a password", said(heard), "", true},
+		{"Sentinel's choice is another", said(no), "Sentinel names h:2", true},
+		{"one of them has not heard of the failover", said(yes, yes, at(4, no)), "Sentinel names h:2", true},
+		{"one has not heard of that back", said(at(4, yes), at(4, yes), no), "", true},
+		{"who is right can't be told", said(yes, yes, no), "Sentinel names h:2", true},
+		{"another was named by one that is gone", said(yes, yes, gone), "Sentinel named h:2 as the master last (s:1: no answer)", true},
+		{"and that is long ago", said(at(4, yes), at(4, yes), gone), "", true},
+		{"what was only heard proves nothing newer", said(at(4, heard), at(4, heard), gone), "Sentinel named h:2", true},
+		{"none says anything", said(stale), "not known: of 1 that watch it 0 say something now (s:1: no answer)", true},
+		{"too few say something", said(yes, stale), "of 2 that watch it 1 say", true},
+		{"most of them do", said(yes, heard, stale), "", true},
 		{"behind", func(f *Facts) { f.Engine.At, f.Engine.Acked = 600, 600 }, "at offset 600 of 700", false},
 		{"not acknowledged", func(f *Facts) { f.Engine.Acked = 600 }, "at offset 600 of 700", false},
 		{"acknowledged by another, or before", func(f *Facts) { f.Engine.At = 600 }, "at offset 600 of 700", false},
@@ -82,7 +103,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		at := rapid.SampledFrom([]stream.Offset{-1, 0, 699, 700, 701})
 		ids := rapid.SampledFrom([]stream.ReplID{"", "x", ours})
 		f := Facts{Source: "s", Timeline: rapid.SampledFrom([]string{"", "t"}).Draw(t, "timeline"), ReplID: ours, End: 700,
-			Suspect: rapid.SampledFrom([]string{"", "empty"}).Draw(t, "suspect"), Sentinel: rapid.SampledFrom([]string{"", "h:2"}).Draw(t, "sentinel"),
+			Suspect: rapid.SampledFrom([]string{"", "empty"}).Draw(t, "suspect"),
 			Engine: Engine{ReplID: ids.Draw(t, "id"), Up: flag("up"), At: at.Draw(t, "at"), Loading: flag("loading"),
 				Attached: flag("attached"), Copying: flag("copying"), Acked: at.Draw(t, "acked")}}
 		if flag("unread") {
@@ -93,8 +114,27 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 			o.Err = errors.New("silent")
 		}
 		f.Others = func() []Server { return []Server{o} }
+		words := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Word {
+			w := Word{Names: "h:2", Source: rapid.Bool().Draw(t, "source"), Epoch: rapid.Uint64Max(3).Draw(t, "epoch")}
+			switch rapid.IntRange(0, 2).Draw(t, "how") {
+			case 0:
+				w.Asked = true
+			case 1:
+				w.Silent = "no answer"
+			}
+			return w
+		}), 0, 5).Draw(t, "words")
+		f.Words = func() []Word { return words }
+		said, elected := 0, true
+		for _, w := range words {
+			if w.Silent == "" {
+				said++
+			}
+			elected = elected && (w.Source || slices.ContainsFunc(words, func(o Word) bool { return o.Source && o.Asked && o.Epoch > w.Epoch }))
+		}
+		elected = elected && (len(words) == 0 || 2*said > len(words))
 		e := f.Engine
-		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && f.Sentinel == "" && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
+		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && elected && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
 			!e.Loading && e.Attached && !e.Copying && o.Err == nil && !o.Master && (o.ReplID != ours || o.At <= 700)
 		v := Judge(f)
 		require.Equal(t, certain, v.Promote)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // handle answers a command, with nil where none is due. In a MULTI commands wait for EXEC.
@@ -81,8 +80,8 @@ func (p *peer) answer(c command) []byte {
 		if len(c) != 3 {
 			return wrongArgs(c)
 		}
-		if c[1] == helloChannel {
-			p.l.hear(c[2], time.Now())
+		if h, ok := parseHello(c[2]); ok && c[1] == helloChannel {
+			p.l.o.Hello(h)
 		}
 		return integer(int64(p.l.publish(c[1], c[2])))
 	case "AUTH":

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -81,15 +79,16 @@ func (nothing) Whole(rdbwalk.Summary) error { return nil }
 func (nothing) Discard(error)               {}
 
 // attach makes us a replica of master, as the daemon does.
-func attach(t *testing.T, master *enginetest.Server) (*Listener, *syncer.Link) {
+func attach(t *testing.T, master *enginetest.Server, o Options) (*Listener, *syncer.Link) {
 	t.Helper()
 	var link *syncer.Link
-	l := running(t, Options{Describe: func() Info {
+	o.Describe = func() Info {
 		s := link.Status()
 		host, port, _ := net.SplitHostPort(s.Remote)
 		n, _ := strconv.Atoi(port)
 		return Info{MasterHost: host, MasterPort: n, Up: s.Phase == syncer.Streaming, Offset: s.Received}
-	}})
+	}
+	l := running(t, o)
 	s := &sink{committed: make(chan struct{}, 1)}
 	link = syncer.New(syncer.Options{Address: master.Addr(), Listen: func(string) (int, error) { return l.Port(), nil }}, s)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -115,7 +114,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 func TestPitfall1FailoverPicksUsAndTheMasterStaysWritable(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		master := enginetest.Start(t, kind)
-		_, link := attach(t, master)
+		_, link := attach(t, master, Options{})
 		master.Do("FAILOVER")
 		eventually(t, "it is refused", func() bool {
 			return strings.Contains(master.LogText(), "Failover target rejected psync request")
@@ -147,15 +146,10 @@ func TestPitfall19AReplicaOfOursWaits(t *testing.T) {
 func TestSentinelKnowsUsAndNeverElectsUs(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		master := enginetest.Start(t, kind)
-		l, _ := attach(t, master)
-		dir := t.TempDir()
-		conf := filepath.Join(dir, "sentinel.conf")
-		port := enginetest.FreePort(t)
-		require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, "port %d\nbind 127.0.0.1\ndir %s\nsentinel monitor m 127.0.0.1 %d 1\nsentinel down-after-milliseconds m 700\n",
-			port, dir, master.Port()), 0o600))
-		log := filepath.Join(dir, "log")
-		sentinel(t, kind, conf, log)
-		text := func() string { b, _ := os.ReadFile(log); return string(b) }
+		heard := make(chan Hello, 100)
+		l, _ := attach(t, master, Options{Hello: func(h Hello) { heard <- h }})
+		sentinel := enginetest.Sentinel(t, kind, master.Port())
+		text := sentinel.LogText
 
 		eventually(t, "Sentinel finds us", func() bool { return strings.Contains(text(), fmt.Sprintf("+slave slave 127.0.0.1:%d", l.Port())) })
 		eventually(t, "and talks to us on both connections", func() bool {
@@ -167,23 +161,10 @@ func TestSentinelKnowsUsAndNeverElectsUs(t *testing.T) {
 			}
 			return listening && len(l.peers) >= 2
 		})
+		require.Equal(t, Hello{Sentinel: sentinel.Addr(), Master: "m", Names: master.Addr()}, <-heard, "it says where it is, and who is the master")
 		master.Kill()
 		eventually(t, "there is nobody to elect", func() bool { return strings.Contains(text(), "-failover-abort-no-good-slave") })
 		require.NotContains(t, text(), fmt.Sprintf("+sdown slave 127.0.0.1:%d", l.Port()))
 		require.NotContains(t, text(), "+selected-slave")
-	})
-}
-
-func sentinel(t *testing.T, kind enginetest.Kind, conf, log string) {
-	t.Helper()
-	out, err := os.Create(log)
-	require.NoError(t, err)
-	name := kind.Tool("server")
-	p, err := os.StartProcess(name, []string{name, conf, "--sentinel"}, &os.ProcAttr{Files: []*os.File{nil, out, out}})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_ = p.Kill() // an error says that it is gone
-		_, _ = p.Wait()
-		_ = out.Close()
 	})
 }

@@ -70,6 +70,8 @@ type Options struct {
 	Admit func(ctx context.Context, address string) *LaterError
 	// Heard is told of each replica that comes, with -1, and of each acknowledgement; nil: nobody is.
 	Heard func(address string, acked stream.Offset)
+	// Hello is told what Sentinels say; nil: nobody is.
+	Hello func(Hello)
 }
 
 // Listener answers on one port.
@@ -84,7 +86,6 @@ type Listener struct {
 
 	mu    sync.Mutex
 	peers map[*peer]struct{}
-	named named
 }
 
 // Listen opens the port of addr, host:port; port 0 takes a free one. Run serves it and closes it.
@@ -108,6 +109,9 @@ func newListener(ln net.Listener, o Options) *Listener {
 	}
 	if o.Heard == nil {
 		o.Heard = func(string, stream.Offset) {}
+	}
+	if o.Hello == nil {
+		o.Hello = func(Hello) {}
 	}
 	var id [20]byte
 	_, _ = rand.Read(id[:]) // never fails (Go 1.24)

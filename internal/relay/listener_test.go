@@ -206,8 +206,14 @@ func TestSilentPeersAreLeft(t *testing.T) {
 func FuzzCommands(f *testing.F) {
 	f.Add([]byte("*2\r\n$4\r\nPING\r\n$2\r\nhi\r\nINFO x\r\n\n\nMULTI\r\nPSYNC a b c\r\nEXEC\r\n"))
 	f.Add([]byte("*0\r\n*-1\r\n$\r\n"))
+	f.Add([]byte("PUBLISH __sentinel__:hello 10.0.0.7,26379,id,3,m,10.0.0.5,6379,3\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		l := &Listener{o: Options{Describe: describe}, ln: nowhere{}, peers: map[*peer]struct{}{}}
+		hello := func(h Hello) {
+			if !h.Valid() {
+				t.Fatalf("%+v was taken for a Sentinel's", h)
+			}
+		}
+		l := &Listener{o: Options{Describe: describe, Hello: hello}, ln: nowhere{}, peers: map[*peer]struct{}{}}
 		l.o.Logger = discard
 		p := &peer{l: l, nc: nobody{}, in: bufio.NewReaderSize(strings.NewReader(string(b)), maxLine)}
 		for !p.leaving {

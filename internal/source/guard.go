@@ -57,7 +57,6 @@ type memory struct {
 	From      stream.Offset   `json:"from"` // a boundary at or before Known.Offset, from where on the stream is searched for what empties it
 	IDs       []stream.ReplID `json:"ids"`  // the timeline's, the last one last
 	Suspicion *Suspicion      `json:"suspicion,omitempty"`
-	Replicas  []string        `json:"replicas,omitempty"` // that followed the master then, host:port as they announce themselves
 }
 
 // open reads what an earlier daemon has left of the timeline t, the newest; nil for none.
@@ -143,7 +142,7 @@ func (g *guard) save(now time.Time) {
 func (m memory) differs(kept memory, after time.Duration) bool {
 	was, is := kept.Known.Total(), m.Known.Total()
 	switch {
-	case m.Timeline != kept.Timeline, !slices.Equal(m.IDs, kept.IDs), m.Suspicion != kept.Suspicion, m.Known.RunID != kept.Known.RunID, !slices.Equal(m.Replicas, kept.Replicas):
+	case m.Timeline != kept.Timeline, !slices.Equal(m.IDs, kept.IDs), m.Suspicion != kept.Suspicion, m.Known.RunID != kept.Known.RunID:
 		return true
 	case was == is: // what is searched for what emptied it shall not grow
 		return m.From != kept.From && after >= saveEvery
@@ -249,7 +248,9 @@ func (s *Source) watch(ctx context.Context) error {
 			continue
 		}
 		if last != nil && last.connected.Equal(st.Connected) {
-			s.guard.change(last.timeline, func(m *memory) { m.Known, m.From, m.Replicas = last.known, last.from, last.replicas })
+			s.guard.change(last.timeline, func(m *memory) { m.Known, m.From = last.known, last.from })
+			s.peers.change(func(c *company) { c.Replicas = last.replicas })
+			s.peers.save()
 		}
 		if last = nil; now.Before(next) {
 			continue

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
@@ -130,27 +131,42 @@ func (s *Source) Link() (st syncer.Status) {
 	return st
 }
 
-// Replicas are those that followed the master when it was last asked, as they announce themselves, and the
-// server that it followed itself, if it did.
+// Replicas are those that may have become the master: who followed it when it was last asked, and whom it followed
+// itself, if it did; and who follows the relay, or has been there not long ago. All as they announce themselves.
 func (s *Source) Replicas() []string {
-	m, _ := s.guard.get()
-	master := s.Link().Master
-	all := slices.Concat(m.Replicas, slices.DeleteFunc(slices.Clone(master.Replicas), s.isUs))
+	s.meet(time.Now())
+	known, master := s.peers.get(), s.Link().Master
+	all := slices.Concat(known.Replicas, slices.DeleteFunc(slices.Clone(master.Replicas), s.isUs))
 	if master.Role == "slave" && master.Upstream != "" {
 		all = append(all, master.Upstream)
+	}
+	for _, f := range known.Followers {
+		all = append(all, f.Address)
 	}
 	return all
 }
 
-// Named is the master that Sentinels name, who watch us as one of its replicas; "" where none does.
-func (s *Source) Named() string {
-	s.mu.Lock()
-	l := s.announced
-	s.mu.Unlock()
-	if l == nil {
-		return ""
+// Sentinels are those who watch us as one of the master's replicas, or did.
+func (s *Source) Sentinels() []Sentinel { return s.peers.get().Sentinels }
+
+// meet takes note of who follows the relay.
+func (s *Source) meet(now time.Time) {
+	book := s.o.Followers()
+	s.peers.change(func(c *company) { c.meet(book, now) })
+}
+
+// hear takes note of what a Sentinel says.
+func (s *Source) hear(h relay.Hello) {
+	s.peers.change(func(c *company) { c.hear(h, time.Now()) })
+}
+
+// keepPeers keeps who else may be the master, and forgets who is gone.
+func (s *Source) keepPeers(now time.Time) {
+	s.meet(now)
+	if st := s.Link(); st.Phase == syncer.Streaming {
+		s.peers.change(func(c *company) { c.forget(st.Connected, now) })
 	}
-	return l.Named()
+	s.peers.save()
 }
 
 // isUs tells whether a replica of the master is this daemon: by the port that it was told, which no other replica

@@ -62,6 +62,9 @@ type Options struct {
 	Logger   *slog.Logger
 	Metrics  Observer // may be nil
 
+	// Followers are the replicas of the source's relay, those that are away too; nil: it has none.
+	Followers func() []relay.Replica
+
 	// SuspectBelow is the share, in percent, of the keys that a master was last known to hold: one that comes back
 	// with fewer begins a timeline that is suspect. One that comes back with none does so in any case.
 	SuspectBelow float64
@@ -116,7 +119,6 @@ type Source struct {
 
 	listening bool // on the announced port; the link's goroutine asks
 	port      int  // that it is
-	announced *relay.Listener
 
 	taking sync.Mutex    // held while a snapshot is taken
 	over   chan struct{} // closed when Run ends
@@ -129,6 +131,7 @@ type Source struct {
 	look     chan struct{} // capacity 1: what can be restored may have changed
 
 	guard guard
+	peers peers
 	clock clock
 	heard atomic.Int64 // when somebody last asked for News, as UnixNano
 	waits ackWaits
@@ -145,6 +148,9 @@ func New(o Options) *Source {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Followers == nil {
+		o.Followers = func() []relay.Replica { return nil }
+	}
 	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{},
 		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1), look: make(chan struct{}, 1), over: make(chan struct{})}
 	for n, store := range o.Stores {
@@ -158,6 +164,7 @@ func New(o Options) *Source {
 	}
 	s.o.Link.Logger = s.log
 	s.guard.path, s.guard.log = filepath.Join(o.Spool.Dir(), o.Name, guardFile), s.log
+	s.peers.path, s.peers.log = filepath.Join(o.Spool.Dir(), o.Name, peersFile), s.log
 	s.o.Link.BudgetPath = filepath.Join(o.Spool.Dir(), o.Name, "budget.json")
 	s.o.Link.Acked = s.acked
 	s.o.Link.Followed = s.followed
@@ -175,6 +182,7 @@ func (s *Source) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("source %s: open its spool: %w", s.o.Name, err)
 	}
+	s.peers.open() // before anybody can find out what is archived, and go by that alone
 	s.mu.Lock()
 	s.src = src
 	if all := src.Timelines(); len(all) > 0 {
@@ -271,19 +279,19 @@ func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int,
 		}
 		address = net.JoinHostPort("", strconv.Itoa(port))
 	}
-	l, err := relay.Listen(address, relay.Options{Describe: s.Describe, Logger: s.log})
+	l, err := relay.Listen(address, relay.Options{Describe: s.Describe, Hello: s.hear, Logger: s.log})
 	if err != nil {
 		return 0, err
 	}
 	s.listening = true
 	s.mu.Lock()
-	s.port, s.announced = l.Port(), l
+	s.port = l.Port()
 	s.mu.Unlock()
 	g.Go(func() error { return l.Run(ctx) })
 	return l.Port(), nil
 }
 
-// tick notes the passing of time: signs of life on a silent link, stores that lag, steps of the clock.
+// tick notes the passing of time: signs of life on a silent link, stores that lag, steps of the clock, who has come and gone.
 func (s *Source) tick(ctx context.Context) error {
 	every := time.NewTicker(time.Second)
 	defer every.Stop()
@@ -293,6 +301,7 @@ func (s *Source) tick(ctx context.Context) error {
 			return ctx.Err()
 		case now := <-every.C:
 			s.ticked(now)
+			s.keepPeers(now)
 		}
 	}
 }

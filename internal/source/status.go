@@ -166,6 +166,9 @@ func (s *Source) Status(now time.Time) Status {
 		}
 	}
 	st.guard(s.guard.get())
+	if st.Known != nil {
+		st.Known.Replicas = s.peers.get().Replicas
+	}
 	for n, have := range shipped {
 		st.Stores = append(st.Stores, s.storeStatus(n, have, cur, st.Durable, now))
 	}
@@ -213,7 +216,7 @@ func (st *Status) guard(m memory, weak string) {
 		st.Suspect = &sus
 	}
 	if n := m.Known.Total(); n >= 0 {
-		st.Known = &Known{Keys: n, Offset: m.Known.Offset, Time: m.Known.Time, By: "snapshot", Weak: weak, Replicas: m.Replicas}
+		st.Known = &Known{Keys: n, Offset: m.Known.Offset, Time: m.Known.Time, By: "snapshot", Weak: weak}
 		if m.Known.RunID != "" {
 			st.Known.By = "info"
 		}

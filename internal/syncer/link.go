@@ -12,6 +12,7 @@
 //	ack.go        REPLCONF ACK and FACK
 //	budget.go     full resyncs cost the master a fork each: how many, how often
 //	watch.go      what the master says of itself meanwhile, over a connection of its own
+//	sentinel.go   whom a Sentinel names as the master
 //	turn.go       how many of them run at once, over all links
 //	rebirth.go    a server that has come back as a replica of ours, and is made the master again
 //	refusal.go    everything that a master can say no with, and what to do about it

@@ -103,6 +103,7 @@ const (
 	stageReplconf = "REPLCONF"
 	stagePsync    = "PSYNC"
 	stageSync     = "SYNC"
+	stageSentinel = "SENTINEL MASTER"
 	stageRDB      = "the RDB"
 	stageStream   = "the stream"
 )
@@ -124,6 +125,7 @@ var refusals = []struct {
 	{"ERR AUTH <password> called without any password", "", KindPassword, "a password is configured here, but the master has none for the default user", "take the password away here, or name the username that it belongs to", false},
 	{"ERR Client sent AUTH, but no password is set", "", KindPassword, "a password is configured here, but the master has none", "take the password away here", false},
 	{"ERR invalid password", "", KindPassword, "the password is wrong", "check the password's source", false},
+	{"NOAUTH", stageSentinel, KindPassword, "it wants a password, and is sent none", "", false},
 	{"NOAUTH", "", KindPassword, "the master wants a password", "give a username and a password_file for it", false},
 	{"NOPERM", stagePromote, KindPermission, "the user may not make it the master again", "at the master: ACL SETUSER %s +replicaof", false},
 	{"NOPERM", "", KindPermission, "the user lacks a right that a replica needs", "at the master: " + aclLine, false},

@@ -29,20 +29,26 @@ func NewWatch(o Options) *Watch {
 // Look is what the server says of itself now. All of it comes in one reply, so its offset and its
 // keys are of one moment. Where INFO is not permitted, Permitted is false. After an error the next
 // look connects anew.
-func (w *Watch) Look(ctx context.Context) (Master, error) {
+func (w *Watch) Look(ctx context.Context) (m Master, err error) {
+	err = w.while(ctx, func() (err error) { m, err = w.ask(); return err })
+	return m, err
+}
+
+// while asks something over the connection, and leaves that where it fails or ctx ends.
+func (w *Watch) while(ctx context.Context, ask func() error) error {
 	if w.nc == nil {
 		if err := w.connect(ctx); err != nil {
-			return Master{}, err
+			return err
 		}
 	}
 	nc := w.nc
 	interrupted := context.AfterFunc(ctx, func() { _ = nc.Close() }) // wakes a blocked read
-	m, err := w.ask()
+	err := ask()
 	if !interrupted() || err != nil {
 		w.Close()
-		return Master{}, errors.Join(context.Cause(ctx), err)
+		return errors.Join(context.Cause(ctx), err)
 	}
-	return m, nil
+	return nil
 }
 
 func (w *Watch) connect(ctx context.Context) error {

@@ -1,0 +1,131 @@
+package test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/test/blackbox"
+)
+
+// notElected keeps Sentinel from choosing a server while it waits and has nothing yet: docs/limits.md.
+var notElected = []string{"--replica-priority", "0"}
+
+// replicaOf is a replica of what listens at a port, with the master's users.
+func (m *mortal) replicaOf(t *testing.T, port int, args ...string) *enginetest.Server {
+	t.Helper()
+	return enginetest.Start(t, m.Kind(), append(args, "--aclfile", m.acl, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))...)
+}
+
+// keeps waits until a daemon that is started again would know of these.
+func (m *mortal) keeps(t *testing.T, all ...*enginetest.Server) {
+	t.Helper()
+	for _, s := range all {
+		require.Eventually(t, func() bool { return strings.Contains(m.kept(), s.Addr()) }, 30*time.Second, 20*time.Millisecond)
+	}
+}
+
+// elects waits until a Sentinel that watches the dead server has chosen another one.
+func elects(t *testing.T, watches, other *enginetest.Server) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(watches.Info("sentinel")["master0"], "address="+other.Addr()) }, 60*time.Second, 100*time.Millisecond)
+}
+
+// TestRebirthIsNotAgainstSentinel: a Sentinel has chosen another master, which is dead as well by now, so that nobody
+// tells that it is one. The server comes back, and is not promoted.
+func TestRebirthIsNotAgainstSentinel(t *testing.T) {
+	t.Parallel()
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		m := newMortal(t, kind, notElected...)
+		other := m.replicaOf(t, m.Port())
+		working(t, m.Server, 100)
+		same(t, m.Server, other)
+		m.still(t)
+		watches := enginetest.Sentinel(t, kind, m.Port())
+		m.keeps(t, other, watches)
+		m.Kill()
+		elects(t, watches, other)
+		other.Kill()
+		m.Restart()
+		s := m.waits("Sentinel names " + other.Addr())
+		require.Contains(t, s.Hint, "promote --source cache --latest")
+		require.Equal(t, "slave", m.Info("replication")["role"])
+		require.EqualValues(t, 0, m.d.Source("cache").Rebirths)
+	})
+}
+
+// TestRebirthAfterTheDaemon: what happens while the daemon is down, as its master dies, it has heard nothing of. It knows
+// whom to ask.
+func TestRebirthAfterTheDaemon(t *testing.T) {
+	t.Parallel()
+	waiting := func(t *testing.T, m *mortal, why string) {
+		t.Helper()
+		s := m.waits(why)
+		require.Contains(t, s.Hint, "promote --source cache --latest")
+		require.Equal(t, "slave", m.Info("replication")["role"])
+		require.Contains(t, fmt.Sprint(m.error("SET", "k", "v")), "READONLY")
+		require.EqualValues(t, 0, s.Rebirths)
+	}
+	t.Run("Sentinel has chosen another", func(t *testing.T) {
+		t.Parallel()
+		m := newMortal(t, enginetest.Any(t), notElected...)
+		other := m.replicaOf(t, m.Port())
+		m.Do("SET", "k", "kept")
+		same(t, m.Server, other)
+		digest := m.still(t)
+		watches := enginetest.Sentinel(t, m.Kind(), m.Port())
+		m.keeps(t, other, watches)
+
+		m.d.Kill()
+		m.Kill()
+		elects(t, watches, other)
+		other.Kill() // so that nobody else tells
+		m.Restart()
+		m.d.Restart()
+		waiting(t, m, "Sentinel names "+other.Addr())
+		watches.Kill() // what it has said after the daemon's death nobody knows
+		waiting(t, m, "of 1 that watch it 0 say something now ("+watches.Addr())
+		m.d.Do("promote", "--source", "cache", "--latest")
+		m.reborn(1)
+		require.Equal(t, digest, m.Digest())
+
+		m.d.Kill() // and one that names it stands in nobody's way
+		m.Kill()
+		watches.Restart()
+		watches.Do("SENTINEL", "REMOVE", "m")
+		watches.Do("SENTINEL", "MONITOR", "m", "127.0.0.1", m.Port(), 1)
+		m.Restart()
+		m.d.Restart()
+		m.reborn(1)
+		require.Equal(t, digest, m.Digest())
+	})
+	t.Run("somebody has promoted a replica of the relay", func(t *testing.T) {
+		t.Parallel()
+		m := newMortal(t, enginetest.Any(t))
+		other := m.replicaOf(t, m.port, "--masteruser", "replica", "--masterauth", "of the relay")
+		m.Do("SET", "k", "kept")
+		digest := m.still(t)
+		same(t, m.Server, other)
+		require.NotContains(t, m.Info("replication"), "slave1", "the master doesn't know it")
+		m.keeps(t, other)
+
+		m.d.Kill()
+		other.Do("REPLICAOF", "NO", "ONE")
+		m.Kill()
+		m.Restart()
+		m.d.Restart()
+		waiting(t, m, other.Addr()+", which was of its replicas or has its name, is a master now")
+		other.Do("REPLICAOF", "127.0.0.1", m.port)
+		m.reborn(1)
+		require.Equal(t, digest, m.Digest())
+		m.d.Until("cache", "it follows again", func(s blackbox.SourceStatus) bool {
+			return len(s.Replicas) == 2 && (s.Replicas[0].State == "online" || s.Replicas[1].State == "online")
+		})
+		same(t, m.Server, other)
+	})
+}
