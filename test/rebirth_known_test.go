@@ -123,6 +123,7 @@ func TestRebirthAfterTheDaemon(t *testing.T) {
 		other.Do("REPLICAOF", "127.0.0.1", m.port)
 		m.reborn(1)
 		require.Equal(t, digest, m.Digest())
+		require.NotContains(t, m.kept(), m.Addr(), "it is no other one, though it was on the relay")
 		m.d.Until("cache", "it follows again", func(s blackbox.SourceStatus) bool {
 			return len(s.Replicas) == 2 && (s.Replicas[0].State == "online" || s.Replicas[1].State == "online")
 		})

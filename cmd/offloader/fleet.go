@@ -221,6 +221,7 @@ type keeper struct {
 
 	relay *relay.Listener // nil while none is open
 	shut  error           // why it isn't, though it should be
+	own   map[string]bool // of its replicas, by address: it came from the source's address
 
 	promoting sync.Mutex // held while an operator's word is carried out
 
@@ -234,7 +235,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
 	o.Link.Turns = f.turns
-	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{})}
+	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}}
 	k.make = func() *source.Source { return source.New(o) }
 	if w.Relay != nil {
 		o.Link.Follower, o.Followers = k.follower, k.followers

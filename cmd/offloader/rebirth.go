@@ -88,7 +88,11 @@ func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
 
 // admit keeps the source's own engine from getting data while it must not become the master.
 func (k *keeper) admit(ctx context.Context, address string) *relay.LaterError {
-	if !k.atSource(ctx, address) {
+	own := k.atSource(ctx, address)
+	k.mu.Lock()
+	k.own[address] = own
+	k.mu.Unlock()
+	if !own {
 		return nil
 	}
 	if v := rebirth.Feed(k.facts(ctx, address)); !v.Promote {
@@ -172,10 +176,9 @@ func (k *keeper) disguised(ctx context.Context, f syncer.Follower, replicas []re
 // more, nobody is a master.
 func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	known := k.current().Replicas()
-	slices.Sort(known)
-	known = slices.Compact(known)
-	namesakes := k.namesakes(ctx)
-	asked := slices.DeleteFunc(slices.Concat(known, namesakes), func(address string) bool { return address == except || address == k.want.Address })
+	asked := slices.Concat(known, k.namesakes(ctx))
+	slices.Sort(asked)
+	asked = slices.DeleteFunc(slices.Compact(asked), func(address string) bool { return address == except || address == k.want.Address })
 	var all []rebirth.Server
 	for i, a := range k.askAll(ctx, asked) {
 		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) || a.master.Name == "offloader" { // another archive can't become a master
@@ -187,7 +190,7 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	return all
 }
 
-// namesakes are all addresses that the source's name has: where they are several, another server may be the
+// namesakes are all addresses that the source's name has, or had when its server came to the relay: another server may be the
 // master at one of them.
 func (k *keeper) namesakes(ctx context.Context) (all []string) {
 	name, port, err := net.SplitHostPort(k.want.Address)
@@ -199,6 +202,13 @@ func (k *keeper) namesakes(ctx context.Context) (all []string) {
 	hosts, _ := net.DefaultResolver.LookupHost(ctx, name) // where it fails, the link can't have come to it by that name
 	for _, host := range hosts {
 		all = append(all, net.JoinHostPort(host, port))
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for address, own := range k.own {
+		if own {
+			all = append(all, address)
+		}
 	}
 	return all
 }

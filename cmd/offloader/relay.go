@@ -76,13 +76,25 @@ func (k *keeper) listener() *relay.Listener {
 	return k.relay
 }
 
-// followers are the relay's replicas, those that are away too.
-func (k *keeper) followers() []relay.Replica {
-	l := k.listener()
-	if l == nil {
-		return nil
+// followers are the relay's replicas, those that are away too, but for the source's own server: where that has gone from
+// one address, it is not another one.
+func (k *keeper) followers() (others []relay.Replica) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := map[string]bool{}
+	if k.relay != nil {
+		for _, r := range k.relay.Replicas() {
+			own, told := k.own[r.Address]
+			if told {
+				known[r.Address] = own
+			}
+			if told && !own {
+				others = append(others, r)
+			}
+		}
 	}
-	return l.Replicas()
+	k.own = known
+	return others
 }
 
 // relayStatus is nil where there is to be no relay.

@@ -49,7 +49,7 @@ func (k *keeper) askSentinel(ctx context.Context, s source.Sentinel) *rebirth.Wo
 	case err == nil && e.Address == "":
 		return nil
 	case err == nil && e.Choosing:
-		w.Silent = s.Sentinel + ": a failover is in progress"
+		w.Choosing = true
 	case err == nil:
 		w.Names, w.Epoch, w.Asked = e.Address, e.Epoch, true
 	case time.Since(s.Heard) < heardFor:

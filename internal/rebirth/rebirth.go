@@ -69,11 +69,12 @@ type Server struct {
 
 // Word is what a Sentinel says, or said last.
 type Word struct {
-	Names  string // the address of the master
-	Source bool   // which is the source's
-	Epoch  uint64 // of the failover that has made it that: a higher one is newer
-	Asked  bool   // it was asked for it now
-	Silent string // which one says nothing now, and why; "": it was asked, or heard a moment ago
+	Names    string // the address of the master
+	Source   bool   // which is the source's
+	Epoch    uint64 // of the failover that has made it that: a higher one is newer
+	Asked    bool   // it was asked for it now
+	Choosing bool   // it is about to name another
+	Silent   string // which one says nothing now, and why; "": it was asked, or heard a moment ago
 }
 
 // Verdict says whether the engine is promoted, and if not, why, and what to do.
@@ -155,8 +156,9 @@ func Feed(f Facts) Verdict {
 func (f Facts) elected() Verdict {
 	words := f.Words()
 	var other Word
-	said, silent := 0, ""
+	said, silent, choosing := 0, "", false
 	for _, w := range words {
+		choosing = choosing || w.Choosing
 		if !w.Source && (other.Names == "" || w.Epoch > other.Epoch) {
 			other = w
 		}
@@ -172,6 +174,8 @@ func (f Facts) elected() Verdict {
 		return wait("have Sentinel's choice be the source; "+f.overrule(), "Sentinel names %s as the master", other.Names)
 	case other.Names != "" && !newer:
 		return wait("have Sentinel's choice be the source; "+f.overrule(), "Sentinel named %s as the master last (%s)", other.Names, other.Silent)
+	case choosing:
+		return wait("", "a Sentinel is choosing the master")
 	case 2*said <= len(words) && len(words) > 0:
 		return wait("it goes on when more than half of them say that it is; "+f.overrule(), "whether Sentinel names another master is not known: of %d that watch it %d say something now (%s)", len(words), said, silent)
 	}
