@@ -21,6 +21,7 @@ func TestAmnesia(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		t.Run("empty", func(t *testing.T) { cameBackEmpty(t, kind) })
+		t.Run("with few", func(t *testing.T) { cameBackWithFew(t, kind) })
 		t.Run("rewound, by a full sync", func(t *testing.T) { rewoundFully(t, kind) })
 		t.Run("flushed on purpose", func(t *testing.T) { flushedOnPurpose(t, kind) })
 		t.Run("a dump of all", func(t *testing.T) { killedBehindItsDump(t, kind) })
@@ -175,6 +176,67 @@ func comma(n int64) string {
 	return text
 }
 
+// Dumps that are older than the archive don't say of which history they are. How many keys they hold is what
+// counts, by the share that the configuration has.
+func cameBackWithFew(t *testing.T, kind enginetest.Kind) {
+	master := enginetest.Start(t, kind)
+	grow := func(keys int) {
+		for i := range keys {
+			master.Do("SET", fmt.Sprint("key:", i), i)
+		}
+	}
+	dump, dumps := filepath.Join(master.Dir(), "dump.rdb"), map[int][]byte{}
+	for _, keys := range []int{10, 30} {
+		grow(keys)
+		saved(t, master)
+		file, err := os.ReadFile(dump)
+		require.NoError(t, err)
+		dumps[keys] = file
+	}
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources: [{name: cache, address: %q}]
+stores: [{type: disk, path: $DIR/archive}]
+spool: {path: $DIR/archive/.spool}
+amnesia: {suspect_below: 20%%}`, master.Addr()))
+	d.Streaming("cache")
+	comeBackWith := func(keys int) (before string) {
+		grow(100)
+		knows(t, d, master)
+		before = master.Digest()
+		master.Kill()
+		require.NoError(t, os.WriteFile(dump, dumps[keys], 0o600))
+		master.Restart()
+		return before
+	}
+	comeBackWith(30)
+	trusted(t, d, 2)
+	good := comeBackWith(10)
+	why := suspected(t, d)
+	require.Contains(t, why.Cause, "the master came back with 10 keys: it held 100 keys at ")
+	require.Contains(t, why.Cause, "less than 20% of that is suspect")
+	require.Equal(t, blackbox.Sizes{Before: 100, Now: 10}, why.Keys)
+	for _, text := range []string{d.Do("status"), d.Do("list")} {
+		require.Contains(t, text, "100 keys before, 10 keys now")
+	}
+	require.Equal(t, good, d.Restore("--latest").Boot(kind).Digest())
+}
+
+// prunedToTheSecond applies a retention that keeps a second, when the last second has bytes of its own. The daemon
+// has left by then.
+func prunedToTheSecond(t *testing.T, d *blackbox.Daemon, master *enginetest.Server) (said string) {
+	t.Helper()
+	d.Rewrite(fmt.Sprintf(`
+sources: [{name: cache, address: %q}]
+stores: [{type: disk, path: "$DIR/archive"}]
+spool: {path: "$DIR/archive/.spool"}
+retention: {window: 1s}`, master.Addr()))
+	d.WaitFor(1100 * time.Millisecond)
+	master.Do("SET", "young", "1")
+	acknowledged(t, master, 1)
+	d.Stop() // the store gets all
+	return d.Do("prune")
+}
+
 // The old dump is of a moment that the master's backlog no longer reaches back to.
 func rewoundFully(t *testing.T, kind enginetest.Kind) {
 	master := enginetest.Start(t, kind, "--repl-backlog-size", "16kb")
@@ -212,6 +274,10 @@ func rewoundFully(t *testing.T, kind enginetest.Kind) {
 	})
 	require.NotNil(t, d.Source("cache").Suspect)
 	require.Equal(t, d.Timelines("cache")[0].Name, d.Aim("--latest").Timeline)
+
+	// Retention lets nothing of it go.
+	require.Contains(t, prunedToTheSecond(t, d, master), "deleted: 0 files")
+	require.Equal(t, lost, asItWas(d.Restore("--latest"), kind))
 }
 
 // The FLUSHALL is younger than the last time that the master was asked.

@@ -3,20 +3,17 @@ package test
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
-	"github.com/offloader/offloader/internal/store/s3test"
 	"github.com/offloader/offloader/test/blackbox"
 	"github.com/offloader/offloader/test/workload"
 )
@@ -114,7 +111,7 @@ func (m *mortal) still(t *testing.T) string {
 }
 
 // TestRebirth: what a master without persistence held is there again after a plain restart, keys, expiries,
-// functions, in all databases; nobody has a full resync, and the timeline goes on.
+// functions, in all databases, but for what has expired meanwhile; nobody has a full resync, and the timeline goes on.
 func TestRebirth(t *testing.T) {
 	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
@@ -127,9 +124,18 @@ func TestRebirth(t *testing.T) {
 			digest := m.still(t)
 			at := m.Do("PEXPIRETIME", "soon")
 			functions := m.Do("FUNCTION", "LIST")
+			if n == 1 { // its time comes while the server is dead
+				passes := time.Now().Add(time.Second)
+				m.Do("SET", "passes", "1", "PXAT", passes.UnixMilli())
+				m.d.Durable("cache", m.Offset())
+				m.Kill()
+				require.True(t, time.Now().Before(passes), "it was there when the server died, or this shows nothing")
+				time.Sleep(time.Until(passes))
+			}
 			m.Kill()
 			m.Restart()
 			s := m.reborn(n + 1)
+			require.Nil(t, m.Do("GET", "passes"))
 			require.Equal(t, digest, m.Digest())
 			if n == 2 {
 				s = m.d.Until("cache", "what a rebirth would take", func(s blackbox.SourceStatus) bool { return s.Rebirth != nil })
@@ -149,146 +155,6 @@ func TestRebirth(t *testing.T) {
 		m.d.Do("verify")
 		require.Equal(t, m.still(t), m.d.Restore("--latest").Boot(kind).Digest())
 		require.Contains(t, m.d.Get("/metrics"), `offloader_rebirths_total{source="cache"} 3`)
-	})
-}
-
-// rounds is how often something is killed.
-func rounds(t *testing.T) int64 {
-	t.Helper()
-	return int64(count(t, "deaths", 20, 5))
-}
-
-// TestRebirthUnderLoad: killed at any instant while clients write, again and again. What WAIT had confirmed is
-// there, and what is there is what was archived at the boundary of the promotion.
-func TestRebirthUnderLoad(t *testing.T) {
-	t.Parallel()
-	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
-		t.Parallel()
-		m := newMortal(t, kind)
-		confirmed := 0 // keys n:1 to n:confirmed
-		for n := range rounds(t) {
-			var writers sync.WaitGroup
-			died := make(chan struct{})
-			writers.Go(func() { // each write is confirmed before the next
-				for i := confirmed + 1; ; i++ {
-					conn := m.Client().Conn()
-					err := conn.Set(context.Background(), fmt.Sprint("n:", i), i, 0).Err()
-					var acks int64
-					if err == nil {
-						acks, err = conn.Wait(context.Background(), 1, 10*time.Second).Result()
-					}
-					_ = conn.Close()
-					if err != nil || acks < 1 {
-						return
-					}
-					confirmed = i
-				}
-			})
-			writers.Go(func() { // large transactions, in the middle of which it dies
-				for i := 0; ; i++ {
-					pipe := m.Client().TxPipeline()
-					for k := range 200 {
-						pipe.Set(context.Background(), fmt.Sprint("tx:", k), fmt.Sprint(n, "/", i, strings.Repeat("x", 500)), 0)
-					}
-					if _, err := pipe.Exec(context.Background()); err != nil {
-						return
-					}
-				}
-			})
-			writers.Go(func() { <-died })
-			time.Sleep(time.Duration(50+rand.IntN(250)) * time.Millisecond)
-			m.Kill()
-			close(died)
-			writers.Wait()
-			m.Restart()
-			m.reborn(n + 1)
-			if confirmed > 0 {
-				require.Equal(t, strconv.Itoa(confirmed), m.Do("GET", fmt.Sprint("n:", confirmed)))
-			}
-			var all []string
-			for k := range 200 {
-				all = append(all, fmt.Sprint("tx:", k))
-			}
-			values, err := m.Client().MGet(t.Context(), all...).Result()
-			require.NoError(t, err)
-			for _, v := range values {
-				require.Equal(t, values[0], v, "a transaction is there whole, or not at all")
-			}
-			require.Equal(t, "0", m.Info("stats")["sync_full"])
-			if n%5 == 4 {
-				at := m.d.Durable("cache", m.Offset()).Durable
-				require.Equal(t, m.Digest(), m.d.Restore("--offset", strconv.FormatInt(at, 10)).Boot(kind).Digest())
-			}
-		}
-		require.Positive(t, confirmed)
-		for i := 1; i <= confirmed; i++ {
-			require.EqualValues(t, 1, m.Do("EXISTS", fmt.Sprint("n:", i)), "n:%d was confirmed", i)
-		}
-		require.Len(t, m.d.Timelines("cache"), 1)
-		require.EqualValues(t, 1, m.d.Source("cache").FullResyncs)
-	})
-}
-
-// TestRebirthInterrupted: the daemon is killed at random instants of a rebirth, and the server dies a second
-// time in the middle of it.
-func TestRebirthInterrupted(t *testing.T) {
-	t.Parallel()
-	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
-		t.Parallel()
-		m := newMortal(t, kind)
-		working(t, m.Server, 300)
-		m.Do("SET", "big", strings.Repeat("x", 20<<20))
-		digest := m.still(t)
-		for n := range rounds(t) {
-			m.Kill()
-			restarted := make(chan struct{})
-			go func() { defer close(restarted); m.Restart() }()
-			time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
-			m.d.Kill()
-			<-restarted
-			if n%4 == 3 {
-				m.Kill()
-				m.Restart()
-			}
-			m.d.Restart()
-			m.d.Until("cache", "it is the master again", func(s blackbox.SourceStatus) bool { return s.State == "streaming" })
-			require.Equal(t, "master", m.Info("replication")["role"])
-			require.Equal(t, "0", m.Info("stats")["sync_full"])
-			require.Equal(t, digest, m.Digest(), "round %d", n)
-		}
-		m.Do("SET", "after", "all")
-		acknowledged(t, m.Server, 1)
-		require.Len(t, m.d.Timelines("cache"), 1)
-	})
-}
-
-// TestRebirthFromTheStores: the spool is lost with the master. The source is reborn from what the stores have,
-// goes on as a branch there, and that is said.
-func TestRebirthFromTheStores(t *testing.T) {
-	t.Parallel()
-	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
-		t.Parallel()
-		m := newMortal(t, kind)
-		working(t, m.Server, 300)
-		digest := m.still(t)
-		end := m.Offset()
-		m.d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
-		m.d.Kill()
-		m.Kill()
-		require.NoError(t, os.RemoveAll(filepath.Join(m.dir, "spool")))
-		m.d.Restart()
-		m.Restart()
-		s := m.reborn(1)
-		require.Equal(t, digest, m.Digest())
-		require.EqualValues(t, 0, s.FullResyncs)
-		require.Equal(t, "0", m.Info("stats")["sync_full"])
-		lines := m.d.Timelines("cache")
-		require.Len(t, lines, 2)
-		require.Equal(t, lines[0].Name, lines[1].Parent.Timeline)
-		require.Contains(t, lines[1].Reason, "the spool held nothing")
-		m.Do("SET", "after", "all")
-		acknowledged(t, m.Server, 1)
-		require.Equal(t, m.still(t), m.d.Restore("--latest").Boot(kind).Digest())
 	})
 }
 
@@ -355,39 +221,6 @@ func TestRebirthWithItsOwnFile(t *testing.T) {
 			require.Equal(t, digest, m.Digest())
 		}
 	})
-}
-
-// TestRebirthWaitsForAStore: what is archived can't be known while the store is away: nothing is promoted, and
-// when it is back it goes on by itself. So it is where the store dies in the middle.
-func TestRebirthWaitsForAStore(t *testing.T) {
-	t.Parallel()
-	kind := enginetest.Any(t)
-	for _, lost := range []bool{false, true} {
-		t.Run(fmt.Sprintf("spool lost: %v", lost), func(t *testing.T) {
-			service := s3test.Start(t, s3test.VersityGW)
-			m := newMortalOn(t, kind, onS3(t, service.Endpoint(), service.Bucket(s3test.Plain)))
-			m.Do("SET", "k", strings.Repeat("v", 3<<20))
-			digest := m.still(t)
-			end := m.Offset()
-			m.d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
-			m.Kill()
-			if lost {
-				m.d.Kill()
-				require.NoError(t, os.RemoveAll(filepath.Join(m.dir, "spool")))
-				m.d.Restart()
-			}
-			service.Kill()
-			m.Restart()
-			m.d.Until("cache", "it waits for the store", func(s blackbox.SourceStatus) bool {
-				return s.State == "waiting" && (strings.Contains(s.Why, "not known") || strings.Contains(s.Why, "a store"))
-			})
-			require.Equal(t, "slave", m.Info("replication")["role"])
-			require.Error(t, m.error("SET", "k", "v"))
-			service.Restart()
-			m.reborn(1)
-			require.Equal(t, digest, m.Digest())
-		})
-	}
 }
 
 // TestRebirthOfWhatIsSuspect: started once without the option the master came back empty, and clients have written.

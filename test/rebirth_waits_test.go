@@ -2,12 +2,17 @@ package test
 
 import (
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/store/s3test"
 	"github.com/offloader/offloader/test/blackbox"
 )
 
@@ -140,4 +145,86 @@ stores: [{type: disk, path: $DIR/archive}]
 	above.Kill()
 	m.reborn(1)
 	require.Equal(t, "v", s.Do("GET", "k"))
+}
+
+// TestRebirthWaitsForAStore: what is archived can't be known while the store is away: nothing is promoted, and
+// when it is back it goes on by itself.
+func TestRebirthWaitsForAStore(t *testing.T) {
+	t.Parallel()
+	for i, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("spool lost: %v", lost), func(t *testing.T) {
+			t.Parallel() // it waits most of the time
+			service := s3test.Start(t, s3test.VersityGW)
+			m := newMortalOn(t, nth(t, i), onS3(t, service.Endpoint(), service.Bucket(s3test.Plain)))
+			m.Do("SET", "k", strings.Repeat("v", 3<<20))
+			digest := m.still(t)
+			stored(t, m.d, m.Offset())
+			m.Kill()
+			if lost {
+				m.d.Kill()
+				require.NoError(t, os.RemoveAll(filepath.Join(m.dir, "spool")))
+				m.d.Restart()
+			}
+			service.Kill()
+			m.Restart()
+			m.d.Until("cache", "it waits for the store", func(s blackbox.SourceStatus) bool {
+				return s.State == "waiting" && (strings.Contains(s.Why, "not known") || strings.Contains(s.Why, "a store"))
+			})
+			require.Equal(t, "slave", m.Info("replication")["role"])
+			require.Error(t, m.error("SET", "k", "v"))
+			service.Restart()
+			m.reborn(1)
+			require.Equal(t, digest, m.Digest())
+		})
+	}
+}
+
+// TestRebirthWhileItsStoreDies: the server has got some of what only the store has when that is killed. It is no
+// master with a part of the data; when the store is back it gets the rest.
+func TestRebirthWhileItsStoreDies(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	service := s3test.Start(t, s3test.VersityGW)
+	proxy := s3test.NewProxy(t, service)
+	m := newMortalOn(t, nth(t, 2), onS3(t, proxy.Endpoint(), service.Bucket(s3test.Plain)))
+	m.Do("SET", "first", noise(t, 3<<20))
+	stored(t, m.d, m.Offset())
+	m.Do("SET", "second", noise(t, 3<<20))
+	digest := m.still(t)
+	stored(t, m.d, m.Offset())
+	m.d.Kill()
+	m.Kill()
+	require.NoError(t, os.RemoveAll(filepath.Join(m.dir, "spool")))
+	_, all := segments(t, m.d.Archive, "cache")
+	m.d.Restart()
+	m.d.Until("cache", "it knows where the store ends", func(s blackbox.SourceStatus) bool { return strings.Contains(s.Error, "nothing listens there") })
+
+	asked, killed := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	last := fmt.Sprintf("/log/%020d-", all[len(all)-1].From)
+	proxy.Harm(func(r *http.Request) s3test.Fault {
+		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, last) {
+			return s3test.Fault{}
+		}
+		return s3test.Fault{Before: func() { once.Do(func() { close(asked) }); <-killed }}
+	})
+	m.Restart()
+	<-asked
+	require.Eventually(t, func() bool { return m.Client().Exists(t.Context(), "first").Val() == 1 }, patience, pollEvery)
+	service.Kill()
+	close(killed)
+	proxy.Mend()
+	m.waits("what is archived is not known: ")
+	require.Contains(t, fmt.Sprint(m.error("SET", "k", "v")), "READONLY")
+	service.Restart()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+	require.Equal(t, "0", m.Info("stats")["sync_full"])
+}
+
+// nth is one of the engines, the nth of those that there are: where a test on all of them would take too
+// long, they share its cases, or it shares them with others.
+func nth(t *testing.T, n int) enginetest.Kind {
+	t.Helper()
+	all := enginetest.All(t)
+	return all[n%len(all)]
 }

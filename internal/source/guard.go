@@ -230,7 +230,7 @@ func (s *Source) watch(ctx context.Context) error {
 	every := time.NewTicker(watchEvery)
 	defer every.Stop()
 	var last *look
-	var next time.Time
+	var next, failed time.Time // failed is the connection of the link beside which it can't be asked before next
 	for {
 		var now time.Time
 		select {
@@ -252,12 +252,12 @@ func (s *Source) watch(ctx context.Context) error {
 			s.peers.change(func(c *company) { c.Replicas = last.replicas })
 			s.peers.save()
 		}
-		if last = nil; now.Before(next) {
+		if last = nil; now.Before(next) && st.Connected.Equal(failed) { // one that has just come back may die again
 			continue
 		}
 		var why string
 		if last, why = s.lookAtMaster(ctx, w, cur, st); why != "" {
-			next = now.Add(lookAgain)
+			next, failed = now.Add(lookAgain), st.Connected
 		}
 		s.guard.weaken(why)
 	}

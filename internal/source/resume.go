@@ -141,7 +141,11 @@ func (s *Source) Resume(m syncer.Master) syncer.Resume {
 		if lost == nil {
 			return syncer.Resume{}
 		}
-		s.askBranch(branchPoint{resumePoint: *lost, reason: "the spool held nothing; the store ends here"})
+		reason := "the spool held nothing; the store ends here"
+		if m.Reborn { // else the master has what came behind it, and sends it again
+			reason += ": what may have been written behind it is lost"
+		}
+		s.askBranch(branchPoint{resumePoint: *lost, reason: reason})
 		return syncer.Resume{ID: lost.id, Offset: lost.at.Offset}
 	}
 	at, err := cur.Cut()
@@ -303,7 +307,11 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	} else if err := t.SetOutage(out.event(0, 0)); err != nil {
 		return err
 	}
-	s.log.Warn("a branch has begun", "timeline", info.Timeline, "parent", b.timeline, "offset", at.Offset, "reason", b.reason, "lost", b.lost.Len())
+	args := []any{"timeline", info.Timeline, "parent", b.timeline, "offset", at.Offset, "reason", b.reason}
+	if b.lost.Len() > 0 {
+		args = append(args, "lost", b.lost.Len())
+	}
+	s.log.Warn("a branch has begun", args...)
 	return nil
 }
 

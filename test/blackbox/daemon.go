@@ -205,11 +205,13 @@ func (d *Daemon) Source(name string) SourceStatus {
 // Until waits until a source is as it should be.
 func (d *Daemon) Until(source, what string, ok func(SourceStatus) bool) SourceStatus {
 	d.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(pollEvery) {
+	pause := pollEvery
+	for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
 		s := d.Source(source)
 		if ok(s) {
 			return s
 		}
+		pause = min(pause*5/4, 5*pollEvery) // what takes long need not be seen to the millisecond, and asking costs both sides
 		if time.Now().After(deadline) {
 			d.t.Fatalf("source %s is not %s after %v: %+v", source, what, patience, s)
 		}
