@@ -354,7 +354,7 @@ func bothKilled(t *testing.T, kind enginetest.Kind) {
 // Replicas of the relay keep what they have, until somebody says that the master is right.
 func TestAmnesiaIsNotPassedOn(t *testing.T) {
 	t.Parallel() // it waits most of the time
-	kind := enginetest.Any(t)
+	kind := nth(t, 2)
 	master := enginetest.Start(t, kind)
 	working(t, master, 300)
 	d, port := relaying(t, master.Addr(), "")

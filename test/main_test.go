@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/test/blackbox"
 )
 
@@ -45,4 +46,12 @@ func count(t *testing.T, what string, full, short int) int {
 	}
 	t.Logf("%d %s instead of %d: make torture does all", short, what, full)
 	return short
+}
+
+// nth is one of the engines, the nth of those that there are: where a test on all of them would take too
+// long, they share its cases, or it shares them with others.
+func nth(t *testing.T, n int) enginetest.Kind {
+	t.Helper()
+	all := enginetest.All(t)
+	return all[n%len(all)]
 }

@@ -20,7 +20,7 @@ import (
 // is our own, is not taken for a master's; what it lacks is said; a word that comes to nothing doesn't stay.
 func TestRebirthWithoutRights(t *testing.T) {
 	t.Parallel()
-	m := newMortal(t, enginetest.Any(t))
+	m := newMortal(t, nth(t, 0))
 	working(t, m.Server, 300)
 	good := m.still(t)
 	m.d.Until("cache", "it is known what it holds", func(s blackbox.SourceStatus) bool { return s.Known != nil && s.Known.Keys > 50 })
@@ -90,7 +90,7 @@ func TestRebirthOfOneThatHoldsMore(t *testing.T) {
 // source has. What it is is found out, and its stream is not asked for, which would be our own.
 func TestRebirthBehindAnotherAddress(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
+	kind := nth(t, 1)
 	port := enginetest.FreePort(t)
 	detour := blackbox.NewProxy(t, fmt.Sprintf("127.0.0.1:%d", port))
 	s := enginetest.Start(t, kind, "--replicaof", strings.Replace(detour.Addr(), ":", " ", 1), "--replica-serve-stale-data", "no")
@@ -219,12 +219,4 @@ func TestRebirthWhileItsStoreDies(t *testing.T) {
 	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
 	require.Equal(t, "0", m.Info("stats")["sync_full"])
-}
-
-// nth is one of the engines, the nth of those that there are: where a test on all of them would take too
-// long, they share its cases, or it shares them with others.
-func nth(t *testing.T, n int) enginetest.Kind {
-	t.Helper()
-	all := enginetest.All(t)
-	return all[n%len(all)]
 }

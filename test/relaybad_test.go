@@ -132,59 +132,61 @@ func TestRelayPitfall18AnRDBThatTheReplicaCantLoad(t *testing.T) {
 // by the thousand are felt by nobody.
 func TestRelayBadInputHostilePeers(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
-	master := enginetest.Start(t, kind)
-	w := working(t, master, 300)
-	master.Do(w.Big("big", 24<<20, false)...)
-	d, port := relaying(t, master.Addr(), ", password: sesame")
-	at := fmt.Sprintf("127.0.0.1:%d", port)
-	connect := func(say string) {
-		nc, err := net.Dial("tcp", at)
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		master := enginetest.Start(t, kind)
+		w := working(t, master, 300)
+		master.Do(w.Big("big", 24<<20, false)...)
+		d, port := relaying(t, master.Addr(), ", password: sesame")
+		at := fmt.Sprintf("127.0.0.1:%d", port)
+		connect := func(say string) {
+			nc, err := net.Dial("tcp", at)
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = nc.Close() })
+			_, _ = io.WriteString(nc, say) // it may have had to make room already
+		}
+		gone := blackbox.NewProxy(t, at)
+		_, through, err := net.SplitHostPort(gone.Addr())
 		require.NoError(t, err)
-		t.Cleanup(func() { _ = nc.Close() })
-		_, _ = io.WriteString(nc, say) // it may have had to make room already
-	}
-	gone := blackbox.NewProxy(t, at)
-	_, through, err := net.SplitHostPort(gone.Addr())
-	require.NoError(t, err)
-	lost := enginetest.Start(t, kind, "--masterauth", "sesame", "--replicaof", "127.0.0.1 "+through)
-	same(t, master, lost)
-	gone.Stall()
-	for range 4 { // they know the password, and never read
-		connect("AUTH sesame\r\n")
-		connect("AUTH sesame\r\nPSYNC ? -1\r\n")
-		connect("AUTH sesame\r\nSYNC\r\nFLUSHALL\r\n" + strings.Repeat("\x00", 1<<10))
-	}
-	for range 250 {
-		connect("")
-		connect("AUTH guess\r\n")
-		connect("PSYNC ? -1\r\n")
-		connect("*3\r\n$1000000000\r\n")
-	}
-	one := enginetest.Start(t, kind, "--masterauth", "sesame", "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
-	same(t, master, one)
-	for i := range 3 {
-		master.Do(w.Big(fmt.Sprint("more ", i), 8<<20, false)...)
-		acknowledged(t, master, 1)
+		lost := enginetest.Start(t, kind, "--masterauth", "sesame", "--replicaof", "127.0.0.1 "+through)
+		same(t, master, lost)
+		gone.Stall()
+		for range 4 { // they know the password, and never read
+			connect("AUTH sesame\r\n")
+			connect("AUTH sesame\r\nPSYNC ? -1\r\n")
+			connect("AUTH sesame\r\nSYNC\r\nFLUSHALL\r\n" + strings.Repeat("\x00", 1<<10))
+		}
+		for range 250 {
+			connect("")
+			connect("AUTH guess\r\n")
+			connect("PSYNC ? -1\r\n")
+			connect("*3\r\n$1000000000\r\n")
+		}
+		one := enginetest.Start(t, kind, "--masterauth", "sesame", "--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
 		same(t, master, one)
-		end := master.Offset() // the spool has room for two of them, and a disk may be slow
-		d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
-	}
-	_, peak := d.RSS()
-	require.Less(t, peak, int64(128<<20))
-	gone.Mend()
-	same(t, master, one, lost)
-	require.Equal(t, 1, strings.Count(lost.LogText(), "Full resync from"))
-	s := d.Source("cache")
-	require.Equal(t, "streaming", s.State)
-	require.Zero(t, s.PartialResyncs, "the link was never cut")
-	require.Equal(t, "1", master.Info("stats")["sync_full"])
+		for i := range 3 {
+			master.Do(w.Big(fmt.Sprint("more ", i), 8<<20, false)...)
+			acknowledged(t, master, 1)
+			same(t, master, one)
+			end := master.Offset() // the spool has room for two of them, and a disk may be slow
+			d.Until("cache", "all is stored", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored >= end })
+		}
+		_, peak := d.RSS()
+		require.Less(t, peak, int64(128<<20))
+		gone.Mend()
+		same(t, master, one, lost)
+		require.Equal(t, 1, strings.Count(lost.LogText(), "Full resync from"))
+		s := d.Source("cache")
+		require.Equal(t, "streaming", s.State)
+		require.Zero(t, s.PartialResyncs, "the link was never cut")
+		require.Equal(t, "1", master.Info("stats")["sync_full"])
+	})
 }
 
 // Killed in the middle of full copies, the daemon comes back, and so do they.
 func TestRelayKilledInMidTransfer(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
+	kind := nth(t, 0)
 	master := enginetest.Start(t, kind)
 	w := working(t, master, 300)
 	for i := range 4 {

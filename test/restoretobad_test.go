@@ -50,36 +50,38 @@ func restoring(t *testing.T, d *blackbox.Daemon, args ...string) (*exec.Cmd, *st
 // and what it changed of the server's settings is put back in the end.
 func TestInterruptedRestoreTo(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
-	d, m := longLog(t, kind)
-	s := enginetest.Start(t, kind)
-	before := settings(t, s)
-	args := append(m.byOffset(), "--to", redisURL(s))
-	cmd, said := restoring(t, d, args...)
-	require.Eventually(t, func() bool { return s.Do("EXISTS", "{k}step:20") == int64(1) }, 20*time.Second, time.Millisecond)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
-	require.Error(t, cmd.Wait())
-	require.Equal(t, 1, cmd.ProcessState.ExitCode())
-	require.Contains(t, said.String(), "say the same again, and it goes on from there")
-	require.Equal(t, "slave", s.Info("replication")["role"])
-	require.Equal(t, before, settings(t, s))
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		d, m := longLog(t, kind)
+		s := enginetest.Start(t, kind)
+		before := settings(t, s)
+		args := append(m.byOffset(), "--to", redisURL(s))
+		cmd, said := restoring(t, d, args...)
+		require.Eventually(t, func() bool { return s.Do("EXISTS", "{k}step:20") == int64(1) }, 20*time.Second, time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+		require.Error(t, cmd.Wait())
+		require.Equal(t, 1, cmd.ProcessState.ExitCode())
+		require.Contains(t, said.String(), "say the same again, and it goes on from there")
+		require.Equal(t, "slave", s.Info("replication")["role"])
+		require.Equal(t, before, settings(t, s))
 
-	cmd, _ = restoring(t, d, args...)
-	require.Eventually(t, func() bool { return !maps.Equal(before, settings(t, s)) }, 20*time.Second, time.Millisecond)
-	require.NoError(t, cmd.Process.Kill())
-	require.Error(t, cmd.Wait())
-	require.NotEqual(t, before, settings(t, s))
+		cmd, _ = restoring(t, d, args...)
+		require.Eventually(t, func() bool { return !maps.Equal(before, settings(t, s)) }, 20*time.Second, time.Millisecond)
+		require.NoError(t, cmd.Process.Kill())
+		require.Error(t, cmd.Wait())
+		require.NotEqual(t, before, settings(t, s))
 
-	into(t, blackbox.ArchiveAt(t, d.Dir), "replicaof", args...)
-	require.Equal(t, m.digest, s.Digest())
-	require.Equal(t, before, settings(t, s))
-	require.Equal(t, 1, strings.Count(s.LogText(), "Full resync from "), "what it had stayed")
+		into(t, blackbox.ArchiveAt(t, d.Dir), "replicaof", args...)
+		require.Equal(t, m.digest, s.Digest())
+		require.Equal(t, before, settings(t, s))
+		require.Equal(t, 1, strings.Count(s.LogText(), "Full resync from "), "what it had stayed")
+	})
 }
 
 // One by commands leaves a mark, and begins anew. So does one whose server died in the middle.
 func TestInterruptedCommands(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
+	kind := nth(t, 2)
 	d, m := longLog(t, kind)
 	nodes := startCluster(t, kind)
 	args := append(m.byOffset(), "--to", redisURL(nodes[0]))
@@ -117,71 +119,75 @@ func TestInterruptedCommands(t *testing.T) {
 // these names, and all others are the archive's.
 func TestRestoreToSkips(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
-	master := enginetest.Start(t, kind)
-	for i := range 20 {
-		master.Do("SET", "snap:"+strconv.Itoa(i), i, "EX", 1000+i)
-	}
-	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
-	d.Streaming("cache")
-	master.Do("INCR", "snap:3")
-	master.Do("INCR", "snap:4")
-	early := note(t, master, 1)
-	master.Do("FLUSHALL")
-	master.Do("MSET", "snap:3", "theirs", "new", "theirs", "mine", "theirs")
-	master.Do("RPUSH", "list", "theirs")
-	master.Do("DEL", "snap:3", "new")
-	master.Do("SET", "new", "again", "PX", 2_000_000)
-	last := note(t, master, 1)
-	master.Do("SET", "other", "x")
-	master.Do("RENAME", "other", "mine")
-	beyond := note(t, master, 1)
-	d.Stop()
-
-	for _, m := range []moment{early, last} {
-		s := enginetest.Start(t, kind)
-		s.Do("SET", "snap:3", "ours")
-		s.Do("SET", "mine", "ours", "EX", 500)
-		s.Do("RPUSH", "list", "ours")
-		s.Do("RPUSH", "list2", "ours")
-		want := m.keys
-		for key, state := range s.KeyState() {
-			want[key] = state
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		master := enginetest.Start(t, kind)
+		for i := range 20 {
+			master.Do("SET", "snap:"+strconv.Itoa(i), i, "EX", 1000+i)
 		}
-		report := into(t, d.Archive, "commands", append(m.byOffset(), "--to", redisURL(s), "--conflict", "skip")...)
-		require.Equal(t, want, s.KeyState())
-		require.Contains(t, strings.Join(report.Notes, "; "), "were left out for keys that the server had")
+		d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
+		d.Streaming("cache")
+		master.Do("INCR", "snap:3")
+		master.Do("INCR", "snap:4")
+		early := note(t, master, 1)
+		master.Do("FLUSHALL")
+		master.Do("MSET", "snap:3", "theirs", "new", "theirs", "mine", "theirs")
+		master.Do("RPUSH", "list", "theirs")
+		master.Do("DEL", "snap:3", "new")
+		master.Do("SET", "new", "again", "PX", 2_000_000)
+		last := note(t, master, 1)
+		master.Do("SET", "other", "x")
+		master.Do("RENAME", "other", "mine")
+		beyond := note(t, master, 1)
+		d.Stop()
 
-		// A command that depends on a key that stays can't be exact: that is found before anything is written.
-		r := d.Run(append([]string{"restore", "--conflict", "skip", "--to", redisURL(s)}, beyond.byOffset()...)...)
-		require.Equal(t, 1, r.Code, "%s", r)
-		require.Contains(t, r.Stderr, "RENAME at offset")
-		require.Contains(t, r.Stderr, "nothing was written")
-		require.Equal(t, want, s.KeyState())
-		s.Kill()
-	}
+		for _, m := range []moment{early, last} {
+			s := enginetest.Start(t, kind)
+			s.Do("SET", "snap:3", "ours")
+			s.Do("SET", "mine", "ours", "EX", 500)
+			s.Do("RPUSH", "list", "ours")
+			s.Do("RPUSH", "list2", "ours")
+			want := m.keys
+			for key, state := range s.KeyState() {
+				want[key] = state
+			}
+			report := into(t, d.Archive, "commands", append(m.byOffset(), "--to", redisURL(s), "--conflict", "skip")...)
+			require.Equal(t, want, s.KeyState())
+			require.Contains(t, strings.Join(report.Notes, "; "), "were left out for keys that the server had")
+
+			// A command that depends on a key that stays can't be exact: that is found before anything is written.
+			r := d.Run(append([]string{"restore", "--conflict", "skip", "--to", redisURL(s)}, beyond.byOffset()...)...)
+			require.Equal(t, 1, r.Code, "%s", r)
+			require.Contains(t, r.Stderr, "RENAME at offset")
+			require.Contains(t, r.Stderr, "nothing was written")
+			require.Equal(t, want, s.KeyState())
+			s.Kill()
+		}
+	})
 }
 
 // The master itself goes back to before a mistake, while it is archived: the archive goes on with what it has now. That is a branch of
 // its timeline, or, where the daemon came back to it in between, a timeline of its own.
 func TestRestoreToTheMaster(t *testing.T) {
 	t.Parallel()
-	kind := enginetest.Any(t)
-	master := enginetest.Start(t, kind)
-	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
-	d.Streaming("cache")
-	fill(t, master, "good")
-	digest := master.Digest()
-	master.Do("FLUSHALL")
-	master.Do("SET", "after", "it")
-	acknowledged(t, master, 1)
-	into(t, d.Archive, "replicaof", "--before", "FLUSHALL", "--to", redisURL(master), "--conflict", "replace")
-	require.Equal(t, digest, master.Digest())
-	d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
-		return s.State == "streaming" && s.ReplID == master.Info("replication")["master_replid"]
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		master := enginetest.Start(t, kind)
+		d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
+		d.Streaming("cache")
+		fill(t, master, "good")
+		digest := master.Digest()
+		master.Do("FLUSHALL")
+		master.Do("SET", "after", "it")
+		acknowledged(t, master, 1)
+		into(t, d.Archive, "replicaof", "--before", "FLUSHALL", "--to", redisURL(master), "--conflict", "replace")
+		require.Equal(t, digest, master.Digest())
+		d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
+			return s.State == "streaming" && s.ReplID == master.Info("replication")["master_replid"]
+		})
+		acknowledged(t, master, 1)
+		require.Equal(t, master.Digest(), restoredDigest(t, d.Archive, kind))
 	})
-	acknowledged(t, master, 1)
-	require.Equal(t, master.Digest(), restoredDigest(t, d.Archive, kind))
 }
 
 // restoredDigest is that of a restore of the latest there is.

@@ -61,8 +61,8 @@ http: {listen: %q}
 			}, 30*time.Second, 50*time.Millisecond, "%s: %+v", what, &report)
 		}
 		until("it waits for a word", func(s status) bool { return strings.Contains(s.Why, "nothing is archived") })
-		term, _, _ := words()
-		require.NoError(t, (&app{term: term}).promote(t.Context(), spool, "cache", rebirth.Empty))
+		_, err = orderDaemon(t.Context(), spool, "cache", "promote/"+string(rebirth.Empty))
+		require.NoError(t, err)
 		until("it is archived", func(s status) bool { return s.State == "streaming" })
 		s.Do("SET", "k", "v")
 		end := s.Offset()

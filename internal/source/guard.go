@@ -230,7 +230,7 @@ func (s *Source) watch(ctx context.Context) error {
 	every := time.NewTicker(watchEvery)
 	defer every.Stop()
 	var last *look
-	var next, failed time.Time // failed is the connection of the link beside which it can't be asked before next
+	var next, beside time.Time // beside the link's connection that was made at beside it isn't asked before next
 	for {
 		var now time.Time
 		select {
@@ -252,12 +252,16 @@ func (s *Source) watch(ctx context.Context) error {
 			s.peers.change(func(c *company) { c.Replicas = last.replicas })
 			s.peers.save()
 		}
-		if last = nil; now.Before(next) && st.Connected.Equal(failed) { // one that has just come back may die again
+		if !st.Connected.Equal(beside) { // the server may be another process by now, which is asked at once
+			w.Close()
+			beside, next = st.Connected, time.Time{}
+		}
+		if last = nil; now.Before(next) {
 			continue
 		}
 		var why string
 		if last, why = s.lookAtMaster(ctx, w, cur, st); why != "" {
-			next, failed = now.Add(lookAgain), st.Connected
+			next = now.Add(lookAgain)
 		}
 		s.guard.weaken(why)
 	}
