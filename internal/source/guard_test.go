@@ -172,6 +172,26 @@ func TestGuardWithoutINFO(t *testing.T) {
 	require.Nil(t, r.src.Suspect())
 }
 
+// A master that was away for less than a look is asked as soon as it is back, not only when the question to its former
+// life has failed and the pause behind that is over: what it comes to hold by then may be lost the next time.
+func TestGuardOfAMasterThatIsBackAtOnce(t *testing.T) {
+	r, master := amnesiac(t, nil)
+	counted := func(keys int64) {
+		t.Helper()
+		r.until("counted", func(s Status) bool { return s.Known != nil && s.Known.By == "info" && s.Known.Keys == keys })
+	}
+	counted(100)
+	require.Eventually(t, func() bool { return master.Client().Save(t.Context()).Err() == nil }, 20*time.Second, 10*time.Millisecond)
+	before := r.streaming().ReplID
+	master.Kill()
+	master.Restart()
+	r.until("streaming again", func(s Status) bool { return s.State == "streaming" && s.ReplID != before })
+	began := time.Now()
+	master.Do("SET", "one", "more")
+	counted(101)
+	require.Less(t, time.Since(began), lookAgain-2*watchEvery)
+}
+
 // The spool is lost together with what the master held: the stores know how much that was, and that it is suspect.
 func TestGuardAfterALostSpool(t *testing.T) {
 	r, master := amnesiac(t, nil)
