@@ -275,9 +275,11 @@ func rewoundFully(t *testing.T, kind enginetest.Kind) {
 	require.NotNil(t, d.Source("cache").Suspect)
 	require.Equal(t, d.Timelines("cache")[0].Name, d.Aim("--latest").Timeline)
 
-	// Retention lets nothing of it go.
+	// Retention lets nothing of what was before it go until somebody has looked.
 	require.Contains(t, prunedToTheSecond(t, d, master), "deleted: 0 files")
 	require.Equal(t, lost, asItWas(d.Restore("--latest"), kind))
+	d.Do("release")
+	require.Contains(t, d.Do("prune", "--dry-run"), "nothing is left of the timeline")
 }
 
 // The FLUSHALL is younger than the last time that the master was asked.
