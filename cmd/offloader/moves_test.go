@@ -61,7 +61,7 @@ http: {listen: %q}
 			}, 30*time.Second, 50*time.Millisecond, "%s: %+v", what, &report)
 		}
 		until("it waits for a word", func(s status) bool { return strings.Contains(s.Why, "nothing is archived") })
-		_, err = orderDaemon(t.Context(), spool, "cache", "promote/"+string(rebirth.Empty))
+		_, err := orderDaemon(t.Context(), spool, "cache", "promote/"+string(rebirth.Empty))
 		require.NoError(t, err)
 		until("it is archived", func(s status) bool { return s.State == "streaming" })
 		s.Do("SET", "k", "v")
