@@ -5,9 +5,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -219,4 +221,51 @@ func TestRebirthWhileItsStoreDies(t *testing.T) {
 	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
 	require.Equal(t, "0", m.Info("stats")["sync_full"])
+}
+
+// TestRebirthWithAFullSpool: the store is away and the spool full when the master dies. It comes back with all that was
+// acknowledged, and writes; what it writes is archived when there is room again.
+func TestRebirthWithAFullSpool(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, enginetest.Any(t), "--repl-backlog-size", "64mb")
+	working(t, m.Server, 300)
+	m.still(t)
+	began := m.d.Streaming("cache")
+	require.Eventually(t, func() bool {
+		stored, _ := filepath.Glob(filepath.Join(m.d.Dir, "cache", began.Timeline, "snapshots", "*.json"))
+		return len(stored) == 1
+	}, 20*time.Second, 10*time.Millisecond, "the snapshot is stored")
+	logs := filepath.Join(m.d.Dir, "cache", began.Timeline, "log")
+	require.NoError(t, os.RemoveAll(logs))
+	require.NoError(t, os.WriteFile(logs, nil, 0o600)) // not even root gets past it
+	for n := 0; ; n++ {
+		require.Less(t, n, 100, "the spool of 64 MiB takes 100 MB")
+		m.Do("SET", "n", n)
+		m.Do("SET", "value:"+strconv.Itoa(n), noise(t, 1_000_000))
+		if m.Do("WAIT", 1, 2000).(int64) == 0 {
+			break
+		}
+		m.Do("SET", "acknowledged", n)
+	}
+	full := func(s blackbox.SourceStatus) bool {
+		return s.State == "waiting" && s.Why == "for room in the spool" && strings.Contains(s.Error, "is full")
+	}
+	durable := m.d.Until("cache", "waiting for room", full).Durable
+	at := []string{"--offset", strconv.FormatInt(durable, 10)}
+
+	m.Kill()
+	m.Restart()
+	require.Eventually(t, func() bool { return m.Info("replication")["role"] == "master" }, 30*time.Second, 10*time.Millisecond)
+	m.d.Until("cache", "waiting for room again", full)
+	require.Equal(t, m.d.Restore(at...).Boot(enginetest.Any(t)).Digest(), m.Digest())
+	m.Do("SET", "after", "all")
+	require.EqualValues(t, 0, m.Do("WAIT", 1, 100))
+
+	require.NoError(t, os.Remove(logs))
+	s := m.reborn(1)
+	require.EqualValues(t, 1, s.FullResyncs)
+	require.Equal(t, "0", m.Info("stats")["sync_full"])
+	acknowledged(t, m.Server, 1)
+	require.Len(t, m.d.Timelines("cache"), 1)
+	require.Equal(t, m.still(t), m.d.Restore("--latest").Boot(enginetest.Any(t)).Digest())
 }

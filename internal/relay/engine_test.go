@@ -41,7 +41,7 @@ type sink struct {
 	committed chan struct{}
 }
 
-func (s *sink) Ready(context.Context) error { return nil }
+func (s *sink) Room() error { return nil }
 
 func (s *sink) Resume(syncer.Master) syncer.Resume {
 	id, _ := s.id.Load().(stream.ReplID)

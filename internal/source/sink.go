@@ -1,7 +1,6 @@
 package source
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,28 +19,13 @@ import (
 // Source is the link's Sink: what arrives goes to the spool.
 var _ syncer.Sink = (*Source)(nil)
 
-// roomEvery is how often a full spool is asked whether it has room again.
-const roomEvery = 250 * time.Millisecond
-
-// Ready blocks while the spool is full. Nothing is acknowledged meanwhile: the link is down.
-func (s *Source) Ready(ctx context.Context) error {
-	for said := false; ; said = true {
-		err := s.o.Spool.Room()
-		s.mu.Lock()
-		s.roomErr = err
-		s.mu.Unlock()
-		if err == nil {
-			return nil
-		}
-		if !said {
-			s.log.Error("the link waits: nothing more can be taken from the master", "error", err, "hint", syncer.Hint(err))
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(roomEvery):
-		}
-	}
+// Room fails while the spool is full. Nothing is acknowledged meanwhile: the link is down.
+func (s *Source) Room() error {
+	err := s.o.Spool.Room()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roomErr = err
+	return err
 }
 
 // Continued goes on with the timeline, or with a branch of it if that was asked for.

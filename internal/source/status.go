@@ -147,9 +147,11 @@ func (s *Source) Status(now time.Time) Status {
 		st.State, st.Why = "waiting", "for a store: what was archived before may be there, to go on with"
 		st.Error, st.Hint = noAnswer.Error(), syncer.Hint(noAnswer)
 	}
-	if roomErr != nil { // what the link last failed of may be long over
+	if roomErr != nil {
 		st.Spool.Error = roomErr.Error()
-		st.Error, st.Hint, st.ErrorTime = roomErr.Error(), syncer.Hint(roomErr), st.PhaseSince
+		if st.State == "connecting" { // to see whether there is somebody to be reborn, which is no news
+			st.State, st.Why = "waiting", "for room in the spool"
+		}
 	}
 	if cur != nil {
 		received, alive := cur.Received()

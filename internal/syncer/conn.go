@@ -33,7 +33,8 @@ type conn struct {
 	wire   *wire
 	master Master
 
-	unready error // what PING was answered with, where INFO may tell more
+	full    *noRoomError // why no stream can be taken, nil where it can
+	unready error        // what PING was answered with, where INFO may tell more
 
 	// What Down is told, and whether.
 	attached atomic.Bool   // Continued or FullSync has returned: Durable speaks of this connection
@@ -105,6 +106,9 @@ func (c *conn) talk(ctx context.Context, attach func()) error {
 	}
 	if err := c.rebirth(ctx); err != nil {
 		return err
+	}
+	if c.full != nil {
+		return c.full
 	}
 	if err := c.introduce(); err != nil {
 		return err

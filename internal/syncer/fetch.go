@@ -60,7 +60,7 @@ type fetching struct {
 
 var errNoStream = errors.New("nothing was asked for but an RDB")
 
-func (f fetching) Ready(context.Context) error                   { return nil }
+func (f fetching) Room() error                                   { return nil }
 func (f fetching) Resume(Master) Resume                          { return Resume{} }
 func (f fetching) Continued(Master, Resume, stream.ReplID) error { return errNoStream }
 func (f fetching) Receive([]byte, time.Time) error               { return errNoStream }

@@ -49,8 +49,8 @@ type Resume struct {
 // A Sink takes what arrives. Its methods are called from one goroutine, in the order of the
 // stream, but for Durable and Committed, which the acknowledging goroutine calls.
 type Sink interface {
-	// Ready blocks while there is no room for what a master may send.
-	Ready(ctx context.Context) error
+	// Room fails while there is no room for what a master may send. It is asked before each connection.
+	Room() error
 	// Resume says what to ask m for; m has only its address where INFO is not permitted.
 	Resume(m Master) Resume
 	// Continued says that the bytes behind r.Offset follow, under id, which may be new.
@@ -133,6 +133,8 @@ const (
 	recheck = 30 * time.Second
 	// rebirthEvery is how often a server that is to be reborn is asked how far it is.
 	rebirthEvery = time.Second
+	// roomEvery is how often a Sink that was full is asked for room.
+	roomEvery = time.Second
 )
 
 // Link is the replication connection to one master, and all that come after it.
@@ -219,9 +221,8 @@ func (l *Link) Hurry() {
 
 // attempt is one connection, from the dial to its end. It always ends in an error.
 func (l *Link) attempt(ctx context.Context) error {
-	l.phase(Waiting, "for room in the spool", time.Time{})
-	if err := l.sink.Ready(ctx); err != nil {
-		return fmt.Errorf("wait for room in the spool: %w", err)
+	if err := l.sink.Room(); err != nil {
+		return l.withoutRoom(ctx, &noRoomError{err})
 	}
 	err := l.turn.await(ctx, func(most int) {
 		l.phase(Waiting, fmt.Sprintf("for the turn of its full sync: as many run as may at once (max_full_syncs: %d)", most), time.Time{})
@@ -237,6 +238,29 @@ func (l *Link) attempt(ctx context.Context) error {
 		return err
 	}
 	return newConn(l, nc).run(ctx)
+}
+
+// noRoom is what a link waits for that has none.
+const noRoom = "for room in the spool"
+
+// A noRoomError says that the Sink has no room for a stream.
+type noRoomError struct{ error }
+
+func (e *noRoomError) Unwrap() error { return e.error }
+
+// withoutRoom is attempt while there is no room for a stream. A rebirth takes none: the server has its data from
+// what is archived, and its clients need it now. Everything else waits.
+func (l *Link) withoutRoom(ctx context.Context, full *noRoomError) error {
+	if l.o.Follower == nil {
+		return full
+	}
+	nc, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	c := newConn(l, nc)
+	c.full = full
+	return c.run(ctx)
 }
 
 // connect dials, and makes the TLS handshake.
@@ -280,6 +304,18 @@ func (l *Link) failed(err error, now time.Time) time.Duration {
 		// Asked again now and then: neither a storm, nor an hour's sleep over a master that could
 		// go on after all.
 		return min(budget.Until.Sub(now), jitter(recheck))
+	}
+	var full *noRoomError
+	if errors.As(err, &full) {
+		text, hint := full.Error(), Hint(full)
+		l.tries = 0
+		l.phase(Waiting, noRoom, time.Time{})
+		l.change(func(s *Status) { s.Rebirth, s.LastError, s.LastHint, s.LastErrorAt = "", text, hint, now })
+		if l.said != noRoom { // how little there is changes with each look
+			l.said, l.saidAt = noRoom, now
+			l.log.Error("the link waits: nothing more can be taken from the master", "master", l.o.Address, "error", text, "hint", hint)
+		}
+		return roomEvery
 	}
 	var wait *RebirthError
 	if errors.As(err, &wait) {

@@ -48,7 +48,7 @@ type memory struct {
 
 func newMemory() *memory { return &memory{committed: make(chan struct{}, 1)} }
 
-func (m *memory) Ready(context.Context) error { return nil }
+func (m *memory) Room() error { return nil }
 
 func (m *memory) Resume(Master) Resume {
 	m.mu.Lock()
