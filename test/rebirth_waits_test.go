@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/store/s3test"
@@ -268,4 +269,43 @@ func TestRebirthWithAFullSpool(t *testing.T) {
 	acknowledged(t, m.Server, 1)
 	require.Len(t, m.d.Timelines("cache"), 1)
 	require.Equal(t, m.still(t), m.d.Restore("--latest").Boot(enginetest.Any(t)).Digest())
+}
+
+// TestRebirthWaitsForADiskThatHangs: a file of the store doesn't open, as on a network file system whose server is gone. That
+// is said in time, by name, and when it opens again the rebirth goes on by itself.
+func TestRebirthWaitsForADiskThatHangs(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, enginetest.Any(t))
+	m.Do("SET", "k", "v")
+	digest := m.still(t)
+	name := filepath.Join(m.d.Dir, "cache", m.d.Source("cache").Timeline, "timeline.json")
+	var held *os.File
+	require.Eventually(t, func() (ok bool) { // in the place of what the network would hold
+		var err error
+		held, err = os.OpenFile(name, os.O_RDWR, 0)
+		return err == nil
+	}, 20*time.Second, 10*time.Millisecond)
+	defer func() { require.NoError(t, held.Close()) }()
+	m.Kill()
+	if !lease(t, held, unix.F_WRLCK) {
+		return
+	}
+	m.Restart()
+	s := m.waits("no answer")
+	require.Contains(t, s.Why, "archive "+m.d.Dir)
+	require.Equal(t, "slave", m.Info("replication")["role"])
+	lease(t, held, unix.F_UNLCK)
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+}
+
+// lease keeps all others from opening a file, for the 45 s of /proc/sys/fs/lease-break-time at most, where the file system knows
+// leases.
+func lease(t *testing.T, f *os.File, how int) bool {
+	t.Helper()
+	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, how)
+	if err != nil {
+		t.Logf("a file that doesn't open is only tried where there are leases: %v", err)
+	}
+	return err == nil
 }

@@ -224,6 +224,9 @@ func (d *daemon) stores(ctx context.Context) (stores []source.StoreOptions, disk
 		if err != nil {
 			return nil, nil, err
 		}
+		if disk, ok := st.(*store.Disk); ok {
+			st = store.Bounded(disk)
+		}
 		enc, err := source.NewEncoders(encoders, d.config.Encryption.Recipients...)
 		if err != nil {
 			return nil, nil, err

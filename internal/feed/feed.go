@@ -68,7 +68,7 @@ type Feed struct {
 	o     Options
 	fixed bool // nothing more comes
 
-	loading sync.Mutex // held while the archive is listed
+	loading chan struct{} // capacity 1: full while the archive is listed
 
 	mu       sync.Mutex
 	known    *history // nil: nothing yet
@@ -83,7 +83,7 @@ func New(o Options) *Feed {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Feed{o: o, verified: map[string]bool{}, reading: map[string]chan struct{}{}}
+	return &Feed{o: o, loading: make(chan struct{}, 1), verified: map[string]bool{}, reading: map[string]chan struct{}{}}
 }
 
 // Fixed serves a timeline up to a boundary of it or of its parents, and no further.
@@ -255,8 +255,12 @@ func (f *Feed) history(ctx context.Context, after time.Time) (*history, Head, er
 	if h, head, err := f.cached(after); h != nil || err != nil {
 		return h, head, err
 	}
-	f.loading.Lock()
-	defer f.loading.Unlock()
+	select {
+	case f.loading <- struct{}{}:
+	case <-ctx.Done():
+		return nil, Head{}, context.Cause(ctx)
+	}
+	defer func() { <-f.loading }()
 	if h, head, err := f.cached(after); h != nil || err != nil { // another has looked meanwhile
 		return h, head, err
 	}

@@ -93,10 +93,12 @@ func (s *Source) lookIntoStores(ctx context.Context) (*resumePoint, map[string]b
 	return nil, names, nil
 }
 
-// load unites what all stores hold. Each must answer: one that doesn't may have the newest.
+// load unites what all stores hold. Each must answer: one that doesn't may have the newest. Where none has
+// answered in full there is no catalog.
 func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 	var all *archive.Catalog
 	var errs []error
+	whole := false
 	for _, sh := range s.shippers {
 		cat, err := archive.Load(ctx, sh.store, s.o.Name, s.o.Identity)
 		if err != nil {
@@ -105,11 +107,13 @@ func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 		}
 		// A timeline that can't be looked into because the store has gone meanwhile is not there, and may be the
 		// newest. One that is damaged stays so.
+		known := len(errs)
 		for _, problem := range cat.Problems {
 			if !errors.As(problem, new(*archive.DamageError)) {
 				errs = append(errs, problem)
 			}
 		}
+		whole = whole || len(errs) == known
 		s.holds(sh.n, stale.Of(cat))
 		if all == nil {
 			all = cat
@@ -119,11 +123,14 @@ func (s *Source) load(ctx context.Context) (*archive.Catalog, error) {
 			all.Add(t)
 		}
 	}
+	if !whole {
+		all = nil
+	}
 	return all, errors.Join(errs...)
 }
 
-// united is what the stores that answer hold, and the spool, which is looked into first; the error tells of
-// those that don't.
+// united is what the stores that answer hold, and the spool, which is looked into first; nil where none does. The
+// error tells of those that don't.
 func (s *Source) united(ctx context.Context) (*archive.Catalog, error) {
 	views, err := spool.View(s.o.Spool.Dir(), s.o.Name)
 	if err != nil {

@@ -108,6 +108,8 @@ func (e *DiskError) Hint() string {
 		return fmt.Sprintf("let user %d read and write %s and all below it", os.Getuid(), e.Root)
 	case errors.Is(e.Err, errUnmounted), errors.Is(e.Err, fs.ErrNotExist) && e.Name == "":
 		return "is the disk mounted, and the path right?"
+	case errors.Is(e.Err, errHangs):
+		return "is it a network file system whose server is gone? It goes on by itself when that is back; `umount -f` ends what waits for it"
 	case errors.Is(e.Err, unix.EIO):
 		return "the disk reports an error: see the kernel's log"
 	}
@@ -245,8 +247,14 @@ func (d *Disk) Open(_ context.Context, name string) (io.ReadCloser, error) {
 
 // List implements Store.
 func (d *Disk) List(ctx context.Context, dir string) ([]archive.Entry, error) {
+	return d.list(ctx, dir, func() {})
+}
+
+// list is List, and says by headway that it goes on.
+func (d *Disk) list(ctx context.Context, dir string, headway func()) ([]archive.Entry, error) {
 	var entries []archive.Entry
 	err := d.walk(ctx, dir, func(name string, e fs.DirEntry) error {
+		headway()
 		if hidden(e.Name()) || !e.Type().IsRegular() {
 			return nil
 		}

@@ -18,3 +18,12 @@ func OpenS3With(ctx context.Context, o S3Options, adjust func(*s3.Options)) (*S3
 	}
 	return s, err
 }
+
+// BoundedBy is Bounded with another patience. left counts the calls that nobody waits for any more.
+func BoundedBy(d *Disk, patience time.Duration) (s Store, left func() int) {
+	b := &bounded{Disk: d, patience: patience}
+	return b, func() int { return int(b.left.Load()) }
+}
+
+// MostLeft is how many there may be.
+const MostLeft = mostLeft
