@@ -309,3 +309,55 @@ func lease(t *testing.T, f *os.File, how int) bool {
 	}
 	return err == nil
 }
+
+// TestRebirthBehindADeadConnection: the master's host loses its power, and nobody tells the daemon that its connection has
+// ended. When the master comes to the relay that is proof enough.
+func TestRebirthBehindADeadConnection(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	port, proxy := enginetest.FreePort(t), blackbox.NewProxy(t, "127.0.0.1:1")
+	_, at, _ := strings.Cut(proxy.Addr(), ":")
+	s := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", port), "--replica-serve-stale-data", "no", "--replica-announce-port", at)
+	proxy.To(s.Addr())
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources: [{name: cache, address: %q, relay: {listen: "127.0.0.1:%d"}}]
+spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
+stores: [{type: disk, path: $DIR/archive}]
+`, proxy.Addr(), port))
+	m := &mortal{Server: s, d: d, port: port}
+	m.waits("nothing is archived")
+	d.Do("promote", "--empty")
+	d.Streaming("cache")
+	working(t, s, 300)
+	digest := m.still(t)
+	proxy.Lose()
+	m.Kill()
+	require.Equal(t, "streaming", d.Source("cache").State)
+	m.Restart()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+	require.Equal(t, "0", m.Info("stats")["sync_full"])
+}
+
+// TestRebirthOfOneThatRuns: somebody has a master that runs follow the relay. It has no more than is archived, and is the master
+// again at once; nothing is lost, nobody has a full sync.
+func TestRebirthOfOneThatRuns(t *testing.T) {
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		m := newMortal(t, kind)
+		working(t, m.Server, 300)
+		digest := m.still(t)
+		for n := range int64(3) {
+			m.Do("SET", "last", n) // it may be on its way to us
+			m.Do("REPLICAOF", "127.0.0.1", m.port)
+			m.reborn(n + 1)
+			require.Equal(t, strconv.Itoa(int(n)), m.Do("GET", "last"))
+		}
+		m.Do("DEL", "last")
+		acknowledged(t, m.Server, 1)
+		require.Equal(t, digest, m.Digest())
+		require.Equal(t, "1", m.Info("stats")["sync_full"], "the first")
+		require.Len(t, m.d.Timelines("cache"), 1)
+		require.Nil(t, m.d.Source("cache").Suspect)
+	})
+}

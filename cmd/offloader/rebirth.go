@@ -243,17 +243,29 @@ func (k *keeper) askAll(ctx context.Context, addresses []string) []answer {
 }
 
 // heard is told when a replica has come, and when it may have all. Only the source's engine is a reason for the link
-// to hurry: with others it would come back to a master that is away as often as they acknowledge.
+// to hurry: with others it would come back to a master that is away as often as they acknowledge. And it can't follow us
+// and be what our link leads to.
 func (k *keeper) heard(address string, acked stream.Offset) {
 	src := k.current()
-	switch src.Link().Phase {
-	case syncer.Saving, syncer.Receiving, syncer.Streaming, syncer.Stopped:
+	switch link := src.Link(); link.Phase {
+	case syncer.Saving, syncer.Receiving, syncer.Streaming:
+		if k.atSource(context.Background(), address) && k.isAnother(link.Master) {
+			src.Doubt()
+		}
+		return
+	case syncer.Stopped:
 		return
 	case syncer.Waiting, syncer.Connecting, syncer.Handshake:
 	}
 	if (acked < 0 || src.Ends(acked)) && k.atSource(context.Background(), address) {
 		src.Hurry()
 	}
+}
+
+// isAnother tells whether the server at the source's address is another one than was, or another's replica by now.
+func (k *keeper) isAnother(was syncer.Master) bool {
+	a := k.askAll(context.Background(), []string{k.want.Address})[0]
+	return a.err == nil && was.Permitted && (a.master.RunID != was.RunID || a.master.Role != was.Role)
 }
 
 // promote has a source that waits for its rebirth go on by an operator's word. It returns when it is the

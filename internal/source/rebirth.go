@@ -114,6 +114,16 @@ func (s *Source) Hurry() {
 	}
 }
 
+// Doubt has the link make sure that the server it leads to is still there.
+func (s *Source) Doubt() {
+	s.mu.Lock()
+	link := s.link
+	s.mu.Unlock()
+	if link != nil {
+		link.Doubt()
+	}
+}
+
 // Ends tells whether an offset is the last durable boundary.
 func (s *Source) Ends(at stream.Offset) bool {
 	_, h, ok := s.Head()

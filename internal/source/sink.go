@@ -267,8 +267,7 @@ func (s *Source) Down(cause error) {
 		s.outage.missed = s.cur.Boundary().Offset > s.outage.at
 		return
 	}
-	var late net.Error
-	if errors.As(cause, &late) && late.Timeout() {
+	if syncer.KindOf(cause) == syncer.KindTimeout {
 		from = s.lastByte // it was silent since, and perhaps cut off
 	}
 	// Until then there was nothing more to say: the moments since the last byte are known too.

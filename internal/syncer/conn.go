@@ -50,13 +50,24 @@ type conn struct {
 type wire struct {
 	nc       net.Conn
 	patience time.Duration
+	doubted  atomic.Bool // then it is inDoubt at most
 }
 
 func (w *wire) Read(p []byte) (int, error) {
-	if err := w.nc.SetReadDeadline(time.Now().Add(w.patience)); err != nil {
+	patience := w.patience
+	if w.doubted.Load() {
+		patience = min(patience, inDoubt)
+	}
+	if err := w.nc.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return 0, err
 	}
 	return w.nc.Read(p)
+}
+
+// doubt may come from anywhere. A read that has just looked may miss it: whoever doubts does so again.
+func (w *wire) doubt() {
+	w.doubted.Store(true)
+	_ = w.nc.SetReadDeadline(time.Now().Add(inDoubt)) // of the read that waits; it fails where there is no connection any more
 }
 
 func newConn(l *Link, nc net.Conn) *conn {
@@ -67,6 +78,8 @@ func newConn(l *Link, nc net.Conn) *conn {
 // run lives as long as the connection. Its goroutines have ended when it returns, and the Sink
 // knows of it.
 func (c *conn) run(ctx context.Context) error {
+	c.l.connected(c)
+	defer c.l.connected(nil)
 	g, alive := errgroup.WithContext(ctx) // alive ends with the first of them
 	g.Go(func() error {
 		<-alive.Done()

@@ -162,6 +162,7 @@ type Link struct {
 	live  live
 	mu    sync.Mutex
 	state Status
+	conn  *conn // that there is, nil without one
 }
 
 // New makes a link; Run makes it live.
@@ -217,6 +218,22 @@ func (l *Link) Hurry() {
 	case l.hurry <- struct{}{}:
 	default:
 	}
+}
+
+// Doubt says that the server that the link leads to seems to be gone, or to have become a replica: a host that loses its
+// power says no goodbye. If no more comes from there for a second, the connection ends, and another is made.
+func (l *Link) Doubt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn != nil {
+		l.conn.wire.doubt()
+	}
+}
+
+func (l *Link) connected(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn = c
 }
 
 // attempt is one connection, from the dial to its end. It always ends in an error.

@@ -20,7 +20,7 @@ const (
 	// rdbBuffer is a read of the RDB.
 	rdbBuffer = 256 << 10
 	// inDoubt is how long a master has to say more where an RDB of unknown structure may have
-	// ended. It is silent then until we acknowledge, which we don't.
+	// ended (it is silent then until we acknowledge, which we don't), and where it seems to be gone.
 	inDoubt = time.Second
 	// soonAfter is how long after an RDB an end of the connection is put down to the transfer: the
 	// output buffer that overflowed while it lasted is only then written to us.

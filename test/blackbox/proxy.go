@@ -17,6 +17,8 @@ type Proxy struct {
 	down     bool
 	gate     chan struct{} // closed while bytes may pass
 	conns    map[net.Conn]bool
+	lost     map[net.Conn]bool // those of Lose
+	ended    chan struct{}
 	cutAfter int64 // bytes from upstream on each new connection; -1: never
 	flipAt   int64 // which byte from upstream, counted from 0, on the next connection; -1: none
 }
@@ -28,7 +30,7 @@ func NewProxy(t TB, upstream string) *Proxy {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	p := &Proxy{listener: l, upstream: upstream, conns: map[net.Conn]bool{}, cutAfter: -1, flipAt: -1, gate: make(chan struct{})}
+	p := &Proxy{listener: l, upstream: upstream, conns: map[net.Conn]bool{}, lost: map[net.Conn]bool{}, ended: make(chan struct{}), cutAfter: -1, flipAt: -1, gate: make(chan struct{})}
 	close(p.gate)
 	p.wg.Go(p.accept)
 	t.Cleanup(p.close)
@@ -62,6 +64,16 @@ func (p *Proxy) Stall() {
 	case <-p.gate:
 		p.gate = make(chan struct{})
 	default: // it is stalled
+	}
+}
+
+// Lose lets nothing more pass on the connections that there are, and tells neither side of their ends, as when a host has
+// lost its power. New ones are as before.
+func (p *Proxy) Lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		p.lost[c] = true
 	}
 }
 
@@ -100,6 +112,7 @@ func (p *Proxy) cut() {
 }
 
 func (p *Proxy) close() {
+	close(p.ended)
 	_ = p.listener.Close()
 	p.Cut()
 	p.Mend() // lets those go on that wait at the gate, to find their connections closed
@@ -167,8 +180,12 @@ func (p *Proxy) pass(to, from net.Conn, cutAfter, flipAt int64) {
 		}
 		passed += int64(len(out))
 		p.mu.Lock()
-		gate := p.gate
+		gate, lost := p.gate, p.lost[from]
 		p.mu.Unlock()
+		if lost {
+			<-p.ended
+			return
+		}
 		<-gate
 		if _, werr := to.Write(out); werr != nil || err != nil {
 			return
