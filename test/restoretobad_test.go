@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -166,28 +167,119 @@ func TestRestoreToSkips(t *testing.T) {
 	})
 }
 
-// The master itself goes back to before a mistake, while it is archived: the archive goes on with what it has now. That is a branch of
-// its timeline, or, where the daemon came back to it in between, a timeline of its own.
+// The master itself goes back, while it is archived: to the snapshot, to before a mistake, to a moment from before its id
+// changed. Each time the archive goes on with what it has now, as a branch there: what came since is kept, and said to be
+// lost, nothing is suspect, and nobody has a full sync but where no branch is possible.
 func TestRestoreToTheMaster(t *testing.T) {
-	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
-		master := enginetest.Start(t, kind)
-		d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
-		d.Streaming("cache")
-		fill(t, master, "good")
-		digest := master.Digest()
-		master.Do("FLUSHALL")
-		master.Do("SET", "after", "it")
-		acknowledged(t, master, 1)
-		into(t, d.Archive, "replicaof", "--before", "FLUSHALL", "--to", redisURL(master), "--conflict", "replace")
-		require.Equal(t, digest, master.Digest())
-		d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
-			return s.State == "streaming" && s.ReplID == master.Info("replication")["master_replid"]
+		h := newHome(t, kind)
+		snapshot := h.d.Until("cache", "begun", func(s blackbox.SourceStatus) bool { return s.LastSnapshot != nil }).LastSnapshot.Offset
+		empty := h.master.Digest()
+		fill(t, h.master, "good")
+		acknowledged(t, h.master, 1)
+		h.goesBack(t, snapshot, empty)
+
+		fill(t, h.master, "again")
+		good := note(t, h.master, 1)
+		h.master.Do("FLUSHALL")
+		h.master.Do("SET", "after", "it")
+		acknowledged(t, h.master, 1)
+		h.goesBack(t, good.offset, good.digest, "--before", "FLUSHALL")
+
+		h.master.Do("SET", "k", 1)
+		first := note(t, h.master, 1)
+		h.master.Do("SET", "k", 2)
+		h.master.Do("REPLICAOF", "127.0.0.1", "1")
+		h.master.Do("REPLICAOF", "NO", "ONE")
+		h.d.Until("cache", "it goes on under another id", func(s blackbox.SourceStatus) bool {
+			return s.State == "streaming" && s.ReplID == h.master.Info("replication")["master_replid"]
 		})
-		acknowledged(t, master, 1)
-		require.Equal(t, master.Digest(), restoredDigest(t, d.Archive, kind))
+		h.master.Do("SET", "k", 3)
+		acknowledged(t, h.master, 1)
+		h.goesBack(t, first.offset, first.digest)
+
+		// To before the last of these branches: there can be none from there, and a full sync follows.
+		into(t, h.d.Archive, "replicaof", "--offset", strconv.FormatInt(snapshot, 10), "--to", redisURL(h.master), "--conflict", "replace")
+		s := h.d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
+			return s.State == "streaming" && s.ReplID == h.master.Info("replication")["master_replid"]
+		})
+		require.Nil(t, s.Suspect)
+		require.Equal(t, "2", h.master.Info("stats")["sync_full"])
+		lines := h.d.Timelines("cache")
+		require.Contains(t, lines[len(lines)-1].Reason, "the master was restored to an earlier state")
+		require.Equal(t, h.master.Digest(), restoredDigest(t, h.d.Archive, kind))
 	})
+}
+
+// A restore to the master that is broken off leaves it a replica with a part of its data. That isn't archived, and costs no
+// full sync: the link waits, says so, and goes on when it was said again.
+func TestInterruptedRestoreToTheMaster(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	h := newHome(t, kind, "--client-output-buffer-limit", "replica 0 0 0")
+	value := strings.Repeat("v", 1<<20)
+	for i := range 200 {
+		h.master.Do("SET", "k"+strconv.Itoa(i%5), value)
+		h.master.Do("SET", "step:"+strconv.Itoa(i), i)
+	}
+	m := note(t, h.master, 1)
+	h.master.Do("DEL", "step:20")
+	acknowledged(t, h.master, 1)
+	full := h.master.Info("stats")["sync_full"]
+	cmd, _ := restoring(t, h.d, append(m.byOffset(), "--to", redisURL(h.master), "--conflict", "replace")...)
+	require.Eventually(t, func() bool { return h.master.Do("EXISTS", "step:20") == int64(1) }, 20*time.Second, time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Equal(t, "slave", h.master.Info("replication")["role"])
+	s := h.d.Until("cache", "waiting for the restore", func(s blackbox.SourceStatus) bool {
+		return s.State == "waiting" && s.Why == "until the master is restored"
+	})
+	require.Contains(t, s.Error, "archived up to "+strconv.FormatInt(s.Durable, 10))
+	require.Contains(t, s.Hint, "say the same again")
+	require.Len(t, h.d.Timelines("cache"), 1)
+	require.Equal(t, full, h.master.Info("stats")["sync_full"])
+	h.goesBack(t, m.offset, m.digest)
+}
+
+// home is a master that is archived, and restored.
+type home struct {
+	master *enginetest.Server
+	d      *blackbox.Daemon
+	kind   enginetest.Kind
+}
+
+func newHome(t *testing.T, kind enginetest.Kind, args ...string) *home {
+	t.Helper()
+	master := enginetest.Start(t, kind, args...)
+	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
+	d.Streaming("cache")
+	return &home{master, d, kind}
+}
+
+// goesBack restores the master to an offset, where it had that digest.
+func (h *home) goesBack(t *testing.T, to int64, digest string, point ...string) {
+	t.Helper()
+	if point == nil {
+		point = []string{"--offset", strconv.FormatInt(to, 10)}
+	}
+	before, full := h.d.Timelines("cache"), h.master.Info("stats")["sync_full"]
+	to = into(t, h.d.Archive, "replicaof", append(point, "--to", redisURL(h.master), "--conflict", "replace")...).Offset
+	require.Equal(t, digest, h.master.Digest())
+	h.d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
+		return s.State == "streaming" && s.ReplID == h.master.Info("replication")["master_replid"]
+	})
+	acknowledged(t, h.master, 1)
+	require.Nil(t, h.d.Source("cache").Suspect)
+	require.Equal(t, full, h.master.Info("stats")["sync_full"])
+	require.Equal(t, h.master.Digest(), restoredDigest(t, h.d.Archive, h.kind))
+	lines := h.d.Timelines("cache")
+	require.Len(t, lines, len(before)+1)
+	parent, branch := lines[len(lines)-2], lines[len(lines)-1]
+	require.Equal(t, parent.Name, branch.Parent.Timeline)
+	require.Equal(t, to, branch.Parent.Offset)
+	require.Contains(t, branch.Reason, "the master was restored to an earlier state")
+	require.True(t, slices.ContainsFunc(parent.Events, func(e blackbox.Event) bool { return e.Kind == "lost" && e.Offset == to }), "%+v", parent.Events)
 }
 
 // restoredDigest is that of a restore of the latest there is.

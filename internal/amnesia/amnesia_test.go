@@ -136,7 +136,7 @@ func TestKnownAfterAStream(t *testing.T) {
 // The rows of protocol.md 6.3, and what looks like them.
 func TestRewound(t *testing.T) {
 	const a, b, c = stream.ReplID("aaaa"), stream.ReplID("bbbb"), stream.ReplID("cccc")
-	h := History{IDs: []stream.ReplID{a, b}, End: 1000, Seen: 20 * time.Second}
+	h := History{IDs: []stream.ReplID{a, b}, End: 1000, Seen: 20 * time.Second, RunID: "run"}
 	// What an engine says that has loaded an RDB of offset 800: its backlog begins there.
 	dump := syncer.Master{Permitted: true, Role: "master", ReplID: c, ReplID2: b, SecondOffset: 801, BacklogFirst: 801, BacklogLen: 50, Uptime: 3 * time.Second}
 	with := func(change func(*syncer.Master)) syncer.Master { m := dump; change(&m); return m }
@@ -149,6 +149,8 @@ func TestRewound(t *testing.T) {
 	}{
 		{"an old dump.rdb", dump, c, 850, 800},
 		{"one from before a failover", with(func(m *syncer.Master) { m.ReplID2 = a }), c, 850, 800},
+		{"the same process was restored", with(func(m *syncer.Master) { m.RunID = "run" }), c, 850, 0},
+		{"another one", with(func(m *syncer.Master) { m.RunID = "other" }), c, 850, 800},
 		{"its backlog has moved on", with(func(m *syncer.Master) { m.BacklogFirst = 900 }), c, 950, 800},
 		{"a dump of all that is held", with(func(m *syncer.Master) { m.SecondOffset, m.BacklogFirst = 1001, 1001 }), c, 1001, 0},
 		{"a dump of more than is held", with(func(m *syncer.Master) { m.SecondOffset, m.BacklogFirst = 1101, 1101 }), c, 1101, 0},
@@ -157,7 +159,7 @@ func TestRewound(t *testing.T) {
 		{"an AOF: new id, low offset", syncer.Master{Permitted: true, Role: "master", ReplID: c, SecondOffset: -1}, c, 14, 0},
 		{"another server", with(func(m *syncer.Master) { m.ReplID2 = c }), c, 850, 0},
 		{"INFO is not permitted", syncer.Master{}, c, 14, 0},
-		{"an image of the machine", syncer.Master{Permitted: true, Role: "master", ReplID: b, Uptime: time.Hour}, b, 900, 900},
+		{"an image of the machine", syncer.Master{Permitted: true, Role: "master", RunID: "run", ReplID: b, Uptime: time.Hour}, b, 900, 900},
 		{"a backlog that was too small", syncer.Master{Permitted: true, Role: "master", ReplID: b, Uptime: time.Hour}, b, 9000, 0},
 		{"a replica that catches up", syncer.Master{Permitted: true, Role: "slave", ReplID: b, Uptime: time.Second}, b, 900, 0},
 	} {

@@ -29,6 +29,8 @@ type History struct {
 	IDs  []stream.ReplID // that its offsets were counted under, the last one last
 	End  stream.Offset
 	Seen time.Duration // so long ago the master's last byte came
+
+	RunID string // of the process that it came from, "" where that isn't known
 }
 
 // Rewound tells whether a server stands before the end of the history, as one that was started with an old
@@ -45,6 +47,9 @@ func (h History) Rewound(m syncer.Master, id stream.ReplID, at stream.Offset) (t
 	to = m.SecondOffset - 1 // PSYNC's count, see syncer.Master
 	if !m.Permitted || m.ReplID2 == "" || !slices.Contains(h.IDs, m.ReplID2) || to < 0 || to >= h.End {
 		return 0, false
+	}
+	if m.RunID != "" && m.RunID == h.RunID {
+		return 0, false // it ran on: somebody has restored it to an earlier state
 	}
 	return to, CameBack(m, h.Seen)
 }

@@ -43,9 +43,9 @@ type sink struct {
 
 func (s *sink) Room() error { return nil }
 
-func (s *sink) Resume(syncer.Master) syncer.Resume {
+func (s *sink) Resume(syncer.Master) (syncer.Resume, error) {
 	id, _ := s.id.Load().(stream.ReplID)
-	return syncer.Resume{ID: id, Offset: stream.Offset(s.at.Load())}
+	return syncer.Resume{ID: id, Offset: stream.Offset(s.at.Load())}, nil
 }
 
 func (s *sink) Continued(_ syncer.Master, _ syncer.Resume, id stream.ReplID) error {

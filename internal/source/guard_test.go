@@ -27,7 +27,7 @@ func TestJudge(t *testing.T) {
 	s := &Source{o: Options{SuspectBelow: 50}}
 	before := func(keys int64, was *Suspicion) *past {
 		return &past{timeline: "t2", suspicion: was, known: amnesia.Known{Keys: map[int]int64{0: keys}, RunID: "run"},
-			history: amnesia.History{IDs: []stream.ReplID{old}, End: 1000, Seen: time.Minute}}
+			history: amnesia.History{IDs: []stream.ReplID{old}, End: 1000, Seen: time.Minute, RunID: "run"}}
 	}
 	master := syncer.Master{Permitted: true, Role: "master", RunID: "another", ReplID: other}
 	anew := func(keys int64) newborn { return newborn{m: master, id: other, at: 14, keys: keys, full: true} }
@@ -37,6 +37,8 @@ func TestJudge(t *testing.T) {
 	sameID := newborn{m: master, id: old, at: 5000, keys: 0, full: true}
 	rewound := anew(100)
 	rewound.m.ReplID2, rewound.m.SecondOffset, rewound.m.BacklogFirst = old, 801, 801
+	restored := rewound
+	restored.m.RunID, restored.keys = "run", 3
 	branch := newborn{m: master, keys: 100}
 
 	emptied := &Suspicion{Timeline: "t2", Before: "t1", Cause: "the master came back empty: it held 100 keys", Keys: archive.Sizes{Before: 100, Now: 0}}
@@ -58,6 +60,7 @@ func TestJudge(t *testing.T) {
 		{"the same process, by itself", before(100, nil), sameRun, "", archive.Sizes{}},
 		{"the same process, which followed another server", before(100, nil), itsMaster, "came back with 3 keys", archive.Sizes{Before: 100, Now: 3}},
 		{"rewound", before(100, nil), rewound, "as it was at offset 800", archive.Sizes{Before: 100, Now: 100}},
+		{"restored to an earlier state", before(100, nil), restored, "", archive.Sizes{}},
 		{"a failover", before(100, nil), branch, "", archive.Sizes{}},
 
 		{"empty once more", before(0, emptied), anew(0), "came back empty: it held 100 keys in timeline t1", archive.Sizes{Before: 100, Now: 0}},

@@ -124,7 +124,7 @@ func (s *Source) caughtUp(cur *spool.Timeline, missed bool, now time.Time) {
 
 // Resume says what to ask the master for: the stream behind the last boundary, or, where that
 // master is known to have lost our tail, behind a boundary that it shares.
-func (s *Source) Resume(m syncer.Master) syncer.Resume {
+func (s *Source) Resume(m syncer.Master) (syncer.Resume, error) {
 	s.mu.Lock()
 	cur, lost, revive := s.cur, s.lost, s.revive
 	s.branch, s.asked = nil, time.Now()
@@ -132,48 +132,109 @@ func (s *Source) Resume(m syncer.Master) syncer.Resume {
 	switch {
 	case revive != nil && m.Reborn:
 		s.askBranch(revived(*revive))
-		return syncer.Resume{ID: revive.id, Offset: revive.at.Offset}
+		return syncer.Resume{ID: revive.id, Offset: revive.at.Offset}, nil
 	case revive != nil:
 		s.log.Warn("another master has come, which we have not promoted: the archive goes on with the newest timeline after all")
 		s.Stay()
 	}
 	if cur == nil {
 		if lost == nil {
-			return syncer.Resume{}
+			return syncer.Resume{}, nil
 		}
 		reason := "the spool held nothing; the store ends here"
 		if m.Reborn { // else the master has what came behind it, and sends it again
 			reason += ": what may have been written behind it is lost"
 		}
 		s.askBranch(branchPoint{resumePoint: *lost, reason: reason})
-		return syncer.Resume{ID: lost.id, Offset: lost.at.Offset}
+		return syncer.Resume{ID: lost.id, Offset: lost.at.Offset}, nil
 	}
 	at, err := cur.Cut()
 	if err != nil {
 		s.log.Error("could not cut the spool back to the last boundary", "error", err)
 	}
 	r := syncer.Resume{ID: cur.ReplID(), Offset: at.Offset}
-	if m.Permitted && m.ReplID != r.ID && m.ReplID2 == r.ID && m.SecondOffset > 0 && m.SecondOffset-1 < at.Offset {
+	if err := s.goesBack(m, r); err != nil {
+		return r, err
+	}
+	if m.Permitted && m.ReplID != r.ID && m.SecondOffset > 0 && m.SecondOffset-1 < at.Offset && s.shares(m, cur) {
 		// A failover that left out our tail. What both have ends at SecondOffset-1 (redis,
 		// replication.c: shiftReplicationId).
 		shared, err := s.boundaryBefore(cur, m.SecondOffset-1)
 		if err != nil {
 			s.log.Warn("the master lost our tail, and the boundary before it can't be found: a full sync follows", "error", err, "hint", syncer.Hint(err))
-			return r
+			return r, nil
 		}
 		s.askBranch(branchPoint{
-			resumePoint: resumePoint{timeline: cur.Info().Timeline, id: r.ID, at: shared},
+			resumePoint: resumePoint{timeline: cur.Info().Timeline, id: m.ReplID2, at: shared},
 			reason:      fmt.Sprintf("%s the %d bytes from offset %d on", s.whoLost(m, cur), at.Offset-shared.Offset, shared.Offset),
 			lost:        stream.Range{From: shared.Offset, To: at.Offset},
 		})
-		r.Offset = shared.Offset
+		r = syncer.Resume{ID: m.ReplID2, Offset: shared.Offset}
 	}
-	return r
+	return r, nil
 }
 
-// whoLost tells a failover from a master that was started again.
+// goesBack fails while the very process that was archived as a master follows somebody who gives it an earlier state of the
+// same history: it is being restored (restore --to). What it holds on the way is nobody's data, and a full sync of it would
+// be one for nothing: when it is a master again the archive goes on with a branch.
+func (s *Source) goesBack(m syncer.Master, r syncer.Resume) error {
+	s.mu.Lock()
+	was := s.was
+	s.mu.Unlock()
+	if m.Role != "slave" || was.Role != "master" || m.RunID == "" || m.RunID != was.RunID {
+		return nil
+	}
+	known, _ := s.guard.get()
+	if !slices.Contains(known.IDs, m.ReplID) || m.ReplID == r.ID && m.Offset >= r.Offset {
+		return nil
+	}
+	return &syncer.WaitError{For: "until the master is restored", Err: &goesBackError{m, r.Offset}}
+}
+
+// A goesBackError says that a master is being restored to an earlier state.
+type goesBackError struct {
+	m  syncer.Master
+	at stream.Offset // where what is archived of it ends
+}
+
+func (e *goesBackError) Error() string {
+	return fmt.Sprintf("%s follows %s, and stands at offset %d of the history that is archived up to %d", e.m.Addr, e.m.Upstream, e.m.Offset, e.at)
+}
+
+// Hint says what to do where that was not the end of it.
+func (e *goesBackError) Hint() string {
+	return "it goes on by itself when that is done and it is a master again; where a `restore --to` was broken off, say the same again"
+}
+
+// shares tells whether the history that a new master comes from, up to where it left it, is that of t.
+func (s *Source) shares(m syncer.Master, t *spool.Timeline) bool {
+	if m.ReplID2 == t.ReplID() {
+		return true
+	}
+	known, _ := s.guard.get()
+	if !slices.Contains(known.IDs, m.ReplID2) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cat, err := s.united(ctx)
+	if cat == nil {
+		s.log.Warn("where the master left the history that is held isn't known: no store answers", "error", err)
+		return false
+	}
+	stored, left := cat.Timeline(t.Info().Timeline), m.SecondOffset-1
+	return stored != nil && (stored.ReplIDAt(left) == m.ReplID2 || stored.ReplIDAt(left-1) == m.ReplID2)
+}
+
+// whoLost tells a failover from a master that was started again, or restored.
 func (s *Source) whoLost(m syncer.Master, t *spool.Timeline) string {
-	if amnesia.CameBack(m, s.seen(t)) {
+	s.mu.Lock()
+	was := s.was
+	s.mu.Unlock()
+	switch {
+	case m.RunID != "" && m.RunID == was.RunID:
+		return "the master was restored to an earlier state: it does not have"
+	case amnesia.CameBack(m, s.seen(t)):
 		return "the master was started again with an older dataset: it does not have"
 	}
 	return "a failover: the new master never had"
@@ -290,7 +351,7 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 		s.end(parent, causeOfEnd(info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.revive = t, nil, nil
+	s.cur, s.lost, s.revive, s.was = t, nil, nil, m
 	from := at.Time
 	if s.outage != nil {
 		from = min(from, s.outage.from)

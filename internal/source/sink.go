@@ -52,7 +52,7 @@ func (s *Source) Continued(m syncer.Master, r syncer.Resume, id stream.ReplID) e
 	if s.outage != nil && m.Permitted {
 		s.outage.until = m.Offset
 	}
-	s.lastByte = now
+	s.lastByte, s.was = now, m
 	out := s.outage
 	s.mu.Unlock()
 	if m.Permitted && m.Offset == r.Offset {
@@ -99,12 +99,15 @@ func (s *Source) before() *spool.Timeline {
 // reason says why a full sync came, for people.
 func (s *Source) reason(m syncer.Master, before *spool.Timeline) string {
 	s.mu.Lock()
-	lost, noLost := s.lost, s.noLost
+	lost, noLost, was := s.lost, s.noLost, s.was
 	s.mu.Unlock()
+	known, _ := s.guard.get()
 	var r syncer.Resume
 	switch {
 	case m.Reborn:
 		return archive.CauseRebirth + ": somebody has said that the master starts with what it holds"
+	case m.RunID != "" && m.RunID == was.RunID && slices.Contains(known.IDs, m.ReplID2):
+		return fmt.Sprintf("the master was restored to an earlier state, at offset %d of the history %s", m.SecondOffset-1, m.ReplID2.Short())
 	case before != nil:
 		r = syncer.Resume{ID: before.ReplID(), Offset: before.Boundary().Offset}
 	case lost != nil:
@@ -171,7 +174,7 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 		s.end(before, causeOfEnd(i.info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.revive, s.outage, s.lastByte = t, nil, nil, nil, now
+	s.cur, s.lost, s.revive, s.outage, s.lastByte, s.was = t, nil, nil, nil, now, i.master
 	s.since, s.broken, s.snapshot = at.Time, "", &Moment{Offset: at.Offset, Time: at.Time}
 	if now.Sub(i.began) >= time.Second {
 		// What was written while the RDB came arrives only now, all at once.

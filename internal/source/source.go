@@ -108,8 +108,9 @@ type Source struct {
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up
 	lastByte time.Time
-	downAt   time.Time // when the last connection ended
-	asked    time.Time // when the master last said what it is
+	downAt   time.Time     // when the last connection ended
+	asked    time.Time     // when the master last said what it is
+	was      syncer.Master // whom the last stream came from
 	roomErr  error
 	shipped  []shipped   // by store
 	since    stream.Time // from when on every moment can be restored

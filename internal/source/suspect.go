@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,9 @@ func (s *Source) past() *past {
 		p.suspicion, p.history.IDs = m.Suspicion, m.IDs
 	}
 	p.history.IDs, p.history.End, p.history.Seen = withID(p.history.IDs, t.ReplID()), t.Boundary().Offset, s.seen(t)
+	s.mu.Lock()
+	p.history.RunID = cmp.Or(s.was.RunID, p.known.RunID)
+	s.mu.Unlock()
 	return p
 }
 
@@ -235,13 +239,14 @@ func rootCause(cause string) string {
 }
 
 // sameServer tells whether the server goes on with the history that is held, or is the very process that was
-// counted and never left its own: what it lost since, it was told to lose.
+// counted and never left its own, unless to go back in it: what it lost since, it was told to lose.
 func (p *past) sameServer(n newborn) bool {
 	ids := p.history.IDs
 	if len(ids) > 0 && n.id == ids[len(ids)-1] {
 		return true
 	}
-	return n.m.RunID != "" && n.m.RunID == p.known.RunID && n.m.ReplID2 == "" && n.m.Role == "master"
+	own := n.m.ReplID2 == "" || slices.Contains(ids, n.m.ReplID2)
+	return n.m.RunID != "" && n.m.RunID == p.known.RunID && own && n.m.Role == "master"
 }
 
 // wrote tells whether data was changed behind an offset. What can't be read may have.

@@ -98,7 +98,7 @@ func TestBudgetFileOfAnyKind(t *testing.T) {
 // forgetful holds nothing, ever: each connection is a full resync.
 type forgetful struct{ *memory }
 
-func (forgetful) Resume(Master) Resume { return Resume{} }
+func (forgetful) Resume(Master) (Resume, error) { return Resume{}, nil }
 
 func TestFullResyncsHaveABudgetThatOutlivesTheDaemon(t *testing.T) {
 	master := enginetest.Start(t, enginetest.Any(t))

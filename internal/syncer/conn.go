@@ -33,8 +33,8 @@ type conn struct {
 	wire   *wire
 	master Master
 
-	full    *noRoomError // why no stream can be taken, nil where it can
-	unready error        // what PING was answered with, where INFO may tell more
+	full    *WaitError // why no stream can be taken, nil where it can
+	unready error      // what PING was answered with, where INFO may tell more
 
 	// What Down is told, and whether.
 	attached atomic.Bool   // Continued or FullSync has returned: Durable speaks of this connection
@@ -127,7 +127,10 @@ func (c *conn) talk(ctx context.Context, attach func()) error {
 		return err
 	}
 	c.l.change(func(s *Status) { s.Master, s.Rebirth = c.master, "" })
-	r := c.l.sink.Resume(c.master)
+	r, err := c.l.sink.Resume(c.master)
+	if err != nil {
+		return err
+	}
 	v := c.master.Judge(r)
 	if why, do := c.l.cut.explain(c.master); why != "" && do != "" && v.Do == "" && (v.Full || !v.Known) {
 		if v.Why != "" {

@@ -61,7 +61,7 @@ type fetching struct {
 var errNoStream = errors.New("nothing was asked for but an RDB")
 
 func (f fetching) Room() error                                   { return nil }
-func (f fetching) Resume(Master) Resume                          { return Resume{} }
+func (f fetching) Resume(Master) (Resume, error)                 { return Resume{}, nil }
 func (f fetching) Continued(Master, Resume, stream.ReplID) error { return errNoStream }
 func (f fetching) Receive([]byte, time.Time) error               { return errNoStream }
 func (f fetching) Durable() stream.Offset                        { return 0 }

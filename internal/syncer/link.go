@@ -51,8 +51,9 @@ type Resume struct {
 type Sink interface {
 	// Room fails while there is no room for what a master may send. It is asked before each connection.
 	Room() error
-	// Resume says what to ask m for; m has only its address where INFO is not permitted.
-	Resume(m Master) Resume
+	// Resume says what to ask m for; m has only its address where INFO is not permitted. Where nothing is to be
+	// asked of it yet it fails with a *WaitError.
+	Resume(m Master) (Resume, error)
 	// Continued says that the bytes behind r.Offset follow, under id, which may be new.
 	Continued(m Master, r Resume, id stream.ReplID) error
 	// FullSync says that an RDB follows, the dataset at the offset at of the history id, and then
@@ -133,8 +134,8 @@ const (
 	recheck = 30 * time.Second
 	// rebirthEvery is how often a server that is to be reborn is asked how far it is.
 	rebirthEvery = time.Second
-	// roomEvery is how often a Sink that was full is asked for room.
-	roomEvery = time.Second
+	// waitEvery is how often a Sink is asked whether its WaitError is over.
+	waitEvery = time.Second
 )
 
 // Link is the replication connection to one master, and all that come after it.
@@ -239,7 +240,7 @@ func (l *Link) connected(c *conn) {
 // attempt is one connection, from the dial to its end. It always ends in an error.
 func (l *Link) attempt(ctx context.Context) error {
 	if err := l.sink.Room(); err != nil {
-		return l.withoutRoom(ctx, &noRoomError{err})
+		return l.withoutRoom(ctx, &WaitError{For: "for room in the spool", Err: err})
 	}
 	err := l.turn.await(ctx, func(most int) {
 		l.phase(Waiting, fmt.Sprintf("for the turn of its full sync: as many run as may at once (max_full_syncs: %d)", most), time.Time{})
@@ -257,17 +258,19 @@ func (l *Link) attempt(ctx context.Context) error {
 	return newConn(l, nc).run(ctx)
 }
 
-// noRoom is what a link waits for that has none.
-const noRoom = "for room in the spool"
+// A WaitError says what a link waits for, with nothing asked of the master.
+type WaitError struct {
+	For string // "for room in the spool"
+	Err error  // why
+}
 
-// A noRoomError says that the Sink has no room for a stream.
-type noRoomError struct{ error }
+func (e *WaitError) Error() string { return e.Err.Error() }
 
-func (e *noRoomError) Unwrap() error { return e.error }
+func (e *WaitError) Unwrap() error { return e.Err }
 
 // withoutRoom is attempt while there is no room for a stream. A rebirth takes none: the server has its data from
 // what is archived, and its clients need it now. Everything else waits.
-func (l *Link) withoutRoom(ctx context.Context, full *noRoomError) error {
+func (l *Link) withoutRoom(ctx context.Context, full *WaitError) error {
 	if l.o.Follower == nil {
 		return full
 	}
@@ -322,17 +325,17 @@ func (l *Link) failed(err error, now time.Time) time.Duration {
 		// go on after all.
 		return min(budget.Until.Sub(now), jitter(recheck))
 	}
-	var full *noRoomError
-	if errors.As(err, &full) {
-		text, hint := full.Error(), Hint(full)
+	var sink *WaitError
+	if errors.As(err, &sink) {
+		text, hint := sink.Error(), Hint(sink)
 		l.tries = 0
-		l.phase(Waiting, noRoom, time.Time{})
+		l.phase(Waiting, sink.For, time.Time{})
 		l.change(func(s *Status) { s.Rebirth, s.LastError, s.LastHint, s.LastErrorAt = "", text, hint, now })
-		if l.said != noRoom { // how little there is changes with each look
-			l.said, l.saidAt = noRoom, now
-			l.log.Error("the link waits: nothing more can be taken from the master", "master", l.o.Address, "error", text, "hint", hint)
+		if l.said != sink.For { // the rest may change with each look
+			l.said, l.saidAt = sink.For, now
+			l.log.Error("the link waits "+sink.For, "master", l.o.Address, "error", text, "hint", hint)
 		}
-		return roomEvery
+		return waitEvery
 	}
 	var wait *RebirthError
 	if errors.As(err, &wait) {

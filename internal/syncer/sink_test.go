@@ -50,7 +50,7 @@ func newMemory() *memory { return &memory{committed: make(chan struct{}, 1)} }
 
 func (m *memory) Room() error { return nil }
 
-func (m *memory) Resume(Master) Resume {
+func (m *memory) Resume(Master) (Resume, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := Resume{}
@@ -62,7 +62,7 @@ func (m *memory) Resume(Master) Resume {
 		r = Resume{m.id, at.Offset}
 	}
 	m.asked = append(m.asked, r)
-	return r
+	return r, nil
 }
 
 func (m *memory) Continued(_ Master, _ Resume, id stream.ReplID) error {
