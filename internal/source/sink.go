@@ -82,10 +82,11 @@ func (s *Source) FullSync(m syncer.Master, id stream.ReplID, at stream.Offset, s
 		return nil, err
 	}
 	s.mu.Lock()
+	branch := s.branch
 	s.cur, s.branch = nil, nil // nothing is acknowledged until the RDB is durable
 	s.mu.Unlock()
 	s.log.Info("full sync: a new timeline begins when the RDB is whole", "timeline", info.Timeline, "offset", at, "reason", info.Reason)
-	return &incoming{s: s, in: in, info: info, master: m, began: now}, nil
+	return &incoming{s: s, in: in, info: info, master: m, began: now, branch: branch}, nil
 }
 
 // before is the newest timeline of the spool, which a full sync leaves behind.
@@ -152,6 +153,7 @@ type incoming struct {
 
 	master syncer.Master
 	began  time.Time
+	branch *branchPoint // that was asked for, nil for none: the master could not give it, and lacks as much
 }
 
 func (i *incoming) Write(p []byte) (int, error) { return i.in.Write(p) }
@@ -171,6 +173,11 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	}
 	s.begun(memory{Timeline: i.info.Timeline, Known: countOf(info, i.master), From: at.Offset, IDs: []stream.ReplID{i.info.ReplID}}, suspicion)
 	if before != nil {
+		if b := i.branch; b != nil && b.timeline == before.Info().Timeline && b.lost.Len() > 0 {
+			if err := s.noteLost(before, *b, now); err != nil {
+				s.log.Error("could not note what the master has lost", "timeline", b.timeline, "error", err)
+			}
+		}
 		s.end(before, causeOfEnd(i.info))
 	}
 	s.mu.Lock()

@@ -282,55 +282,78 @@ func TestAHoleThatSomebodyMade(t *testing.T) {
 // is told.
 func TestAFailoverThatLostOurTailIsABranch(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
-		a, b := enginetest.Start(t, kind), enginetest.Start(t, kind)
-		b.Do("REPLICAOF", "127.0.0.1", a.Port())
-		r := newRig(t, a.Addr(), nil)
-		r.streaming()
-		for i := range 100 {
-			a.Do("SET", fmt.Sprintf("both:%d", i), i)
-		}
-		require.EqualValues(t, 2, a.Do("WAIT", 2, 10000))
-		b.Do("REPLICAOF", "NO", "ONE")
-		shared := stream.Offset(a.Offset())
-		for i := range 100 {
-			a.Do("SET", fmt.Sprintf("lost:%d", i), i)
-		}
-		require.EqualValues(t, 1, a.Do("WAIT", 1, 5000))
-		end := stream.Offset(a.Offset())
-		r.until("durable", func(s Status) bool { return s.Durable == end })
-		r.stop()
-		a.Kill()
-		for i := range 100 {
-			b.Do("SET", fmt.Sprintf("new:%d", i), i)
-		}
-
-		full := b.Info("stats")["sync_full"]
-		r.start(b.Addr())
-		r.streaming()
-		require.EqualValues(t, 1, b.Do("WAIT", 1, 5000))
-		require.Equal(t, full, b.Info("stats")["sync_full"])
-		at := stream.Offset(b.Offset())
-		r.until("stored", func(s Status) bool { return s.Stores[0].Stored >= at })
-		cat := r.catalog()
-		require.Len(t, cat.Timelines, 2)
-		parent, branch := cat.Timelines[0], cat.Timelines[1]
+		f := loseTail(t, kind, 10)
+		require.Equal(t, "1", f.b.Info("stats")["sync_partial_ok"])
+		parent, branch := f.parent, f.next
 		require.Equal(t, &archive.Parent{Timeline: parent.Timeline, Offset: branch.Offset}, branch.Parent)
-		require.LessOrEqual(t, branch.Offset, shared)
-		require.Greater(t, branch.Offset, shared-200)
-		var lost []archive.Event
-		for _, e := range parent.Events {
-			if e.Kind == archive.EventLost {
-				lost = append(lost, e)
-			}
-		}
-		require.Len(t, lost, 1)
-		require.Equal(t, stream.Range{From: branch.Offset, To: end}, stream.Range{From: lost[0].Offset, To: lost[0].To})
-		require.EqualValues(t, 100, lost[0].Commands)
-		require.NotZero(t, lost[0].From)
-		_, bytes := r.stored()
+		require.Equal(t, branch.Offset, f.lost.Offset)
+		_, bytes := f.r.stored()
 		require.Equal(t, 100, strings.Count(bytes, "new:"))
 		require.Zero(t, strings.Count(bytes, "lost:"))
 	})
+}
+
+// Where the new master's backlog doesn't reach back so far it takes a full sync, and what was lost is told all the same.
+func TestAFailoverThatLostOurTailAndIsNoBranch(t *testing.T) {
+	f := loseTail(t, enginetest.Any(t), 1000)
+	require.Equal(t, "0", f.b.Info("stats")["sync_partial_ok"])
+	require.Nil(t, f.next.Parent)
+	require.Contains(t, f.next.Reason, "the master left the history")
+}
+
+// failedOver is what comes of a failover from a to b, which never had the tail that was archived of a.
+type failedOver struct {
+	r            *rig
+	b            *enginetest.Server
+	parent, next *archive.Timeline
+	lost         archive.Event
+}
+
+// loseTail has b write a hundred values of that size before it is archived.
+func loseTail(t *testing.T, kind enginetest.Kind, size int) failedOver {
+	t.Helper()
+	a, b := enginetest.Start(t, kind), enginetest.Start(t, kind, "--repl-backlog-size", "16384")
+	b.Do("REPLICAOF", "127.0.0.1", a.Port())
+	r := newRig(t, a.Addr(), nil)
+	r.streaming()
+	for i := range 100 {
+		a.Do("SET", fmt.Sprintf("both:%d", i), i)
+	}
+	require.EqualValues(t, 2, a.Do("WAIT", 2, 10000))
+	b.Do("REPLICAOF", "NO", "ONE")
+	shared := stream.Offset(a.Offset())
+	for i := range 100 {
+		a.Do("SET", fmt.Sprintf("lost:%d", i), i)
+	}
+	require.EqualValues(t, 1, a.Do("WAIT", 1, 5000))
+	end := stream.Offset(a.Offset())
+	r.until("durable", func(s Status) bool { return s.Durable == end })
+	r.stop()
+	a.Kill()
+	for i := range 100 {
+		b.Do("SET", fmt.Sprintf("new:%d", i), strings.Repeat("x", size))
+	}
+
+	r.start(b.Addr())
+	r.streaming()
+	require.EqualValues(t, 1, b.Do("WAIT", 1, 5000))
+	at := stream.Offset(b.Offset())
+	r.until("stored", func(s Status) bool { return s.Stores[0].Stored >= at })
+	cat := r.catalog()
+	require.Len(t, cat.Timelines, 2)
+	f := failedOver{r: r, b: b, parent: cat.Timelines[0], next: cat.Timelines[1]}
+	for _, e := range f.parent.Events {
+		if e.Kind == archive.EventLost {
+			require.Zero(t, f.lost.Kind, "it is told once")
+			f.lost = e
+		}
+	}
+	require.LessOrEqual(t, f.lost.Offset, shared)
+	require.Greater(t, f.lost.Offset, shared-200)
+	require.Equal(t, end, f.lost.To)
+	require.EqualValues(t, 100, f.lost.Commands)
+	require.NotZero(t, f.lost.From)
+	return f
 }
 
 // stuck is a store that can be made to refuse.
