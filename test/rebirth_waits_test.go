@@ -342,6 +342,7 @@ stores: [{type: disk, path: $DIR/archive}]
 // TestRebirthOfOneThatRuns: somebody has a master that runs follow the relay. It has no more than is archived, and is the master
 // again at once; nothing is lost, nobody has a full sync.
 func TestRebirthOfOneThatRuns(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)

@@ -171,6 +171,7 @@ func TestRestoreToSkips(t *testing.T) {
 // changed. Each time the archive goes on with what it has now, as a branch there: what came since is kept, and said to be
 // lost, nothing is suspect, and nobody has a full sync but where no branch is possible.
 func TestRestoreToTheMaster(t *testing.T) {
+	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		h := newHome(t, kind)
