@@ -49,6 +49,7 @@ type company struct {
 	Replicas  []string   `json:"replicas,omitempty"`  // that followed the master when it was last asked, host:port as they announce themselves
 	Followers []follower `json:"followers,omitempty"` // of the relay
 	Sentinels []Sentinel `json:"sentinels,omitempty"`
+	Port      int        `json:"port,omitempty"` // where they find us, 0: nowhere yet
 }
 
 // follower is a replica that is attached to the relay, or was.
@@ -108,7 +109,7 @@ func (p *peers) save() {
 func (p *peers) get() company {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return company{slices.Clone(p.known.Replicas), slices.Clone(p.known.Followers), slices.Clone(p.known.Sentinels)}
+	return company{slices.Clone(p.known.Replicas), slices.Clone(p.known.Followers), slices.Clone(p.known.Sentinels), p.known.Port}
 }
 
 // change changes who is known.

@@ -163,10 +163,10 @@ func TestPeersFile(t *testing.T) {
 	again := &peers{path: p.path, log: p.log}
 	again.open()
 	require.Empty(t, again.get())
-	p.change(func(c *company) { c.Replicas = []string{"b:1"} })
+	p.change(func(c *company) { c.Replicas, c.Port = []string{"b:1"}, 7 })
 	p.save()
 	again.open()
-	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}}, again.get())
+	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}, 7}, again.get())
 }
 
 // Whatever is in the file: nothing of it is taken that isn't whole, nor more than is bounded, and what was taken is kept.

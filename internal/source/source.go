@@ -228,6 +228,7 @@ func (s *Source) Run(ctx context.Context) error {
 	defer s.taking.Unlock()
 	stopShipping()
 	shippers.Wait()
+	s.peers.save()
 	s.mu.Lock()
 	s.cur = nil
 	s.mu.Unlock()
@@ -269,21 +270,26 @@ func ignoreEnd(ctx context.Context, err error) error {
 	return err
 }
 
-// listen opens the port that the master is told, and answers there for as long as Run runs. Where
-// another port is announced (a container's, mapped one to one), that one is opened, on all
-// addresses.
+// listen opens the port that the master is told, and answers there for as long as Run runs. It is the one that an
+// earlier daemon had, if nobody has it now: Sentinels know us by it, and never forget one. Where another port is
+// announced (a container's, mapped one to one), that one is opened, on all addresses.
 func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int, error) {
-	address, port := net.JoinHostPort(ip, "0"), s.o.Link.Announce.Port
-	if port > 0 {
-		if s.listening {
-			return port, nil
-		}
-		address = net.JoinHostPort("", strconv.Itoa(port))
+	announced := s.o.Link.Announce.Port
+	if announced > 0 && s.listening {
+		return announced, nil
 	}
-	l, err := relay.Listen(address, relay.Options{Describe: s.Describe, Hello: s.hear, Logger: s.log})
+	o := relay.Options{Describe: s.Describe, Hello: s.hear, Logger: s.log}
+	var l *relay.Listener
+	var err error
+	if announced > 0 {
+		l, err = relay.Listen(net.JoinHostPort("", strconv.Itoa(announced)), o)
+	} else if l, err = relay.Listen(net.JoinHostPort(ip, strconv.Itoa(s.peers.get().Port)), o); err != nil {
+		l, err = relay.Listen(net.JoinHostPort(ip, "0"), o)
+	}
 	if err != nil {
 		return 0, err
 	}
+	s.peers.change(func(c *company) { c.Port = l.Port() })
 	s.listening = true
 	s.mu.Lock()
 	s.port = l.Port()

@@ -176,12 +176,14 @@ func TestAMasterIsArchived(t *testing.T) {
 		_, bytes := r.stored()
 		require.Equal(t, 1000, strings.Count(bytes, "after:"))
 
-		// A restart goes on where it was, without a fork of the master.
+		// A restart goes on where it was, without a fork of the master, and at the port that Sentinels know us by.
+		port := r.src.peers.get().Port
 		r.stop()
 		master.Do("SET", "while:down", "1")
 		r.start(master.Addr())
 		r.streaming()
 		require.EqualValues(t, 1, master.Do("WAIT", 1, 5000))
+		require.Contains(t, master.Info("replication")["slave0"], fmt.Sprintf("port=%d,", port))
 		st = r.until("stored", func(s Status) bool { return s.Stores[0].Stored >= stream.Offset(master.Offset())-14 })
 		require.Equal(t, "1", master.Info("stats")["sync_full"])
 		cat := r.catalog()
