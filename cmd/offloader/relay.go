@@ -119,8 +119,9 @@ func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica, *httpapi.Rebirt
 type live struct{ k *keeper }
 
 func (l live) Head() (feed.Head, bool) {
-	timeline, h, ok := l.k.current().Head()
-	return feed.Head{Timeline: timeline, ReplID: h.ReplID, Spooled: h.Trimmed, Durable: h.Durable}, ok
+	src := l.k.current()
+	timeline, h, ok := src.Head()
+	return feed.Head{Timeline: timeline, ReplID: h.ReplID, Spooled: h.Trimmed, Durable: h.Durable, Snapshot: src.Taken()}, ok
 }
 
 func (l live) News() <-chan struct{} { return l.k.current().News() }

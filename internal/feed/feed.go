@@ -36,6 +36,7 @@ type Head struct {
 	ReplID   stream.ReplID // in force at Durable
 	Spooled  stream.Offset // from here on a Tail gives it
 	Durable  stream.Offset
+	Snapshot stream.Offset // of the snapshot that was taken last, 0 where that isn't known
 }
 
 // Live is a timeline that goes on.
@@ -140,7 +141,8 @@ func (f *Feed) Size(ctx context.Context) (rdb, behind int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	s := h.snapshot(min(head.Spooled, head.Durable), head.Durable)
+	// What the spool has let go of since is in the stores, where nobody has looked yet.
+	s := h.snapshot(min(h.listed.Spooled, head.Durable), head.Durable)
 	if s == nil {
 		return 0, 0, errNothing
 	}
@@ -249,8 +251,8 @@ func (f *Feed) open(ctx context.Context, head Head, s placed) (*relay.Copy, erro
 	return c, nil
 }
 
-// history is what is known of the archive, if it is of the head and not older than after, else what is
-// there now.
+// history is what is known of the archive, if it is of the head and not older than after, nor than the last snapshot,
+// else what is there now.
 func (f *Feed) history(ctx context.Context, after time.Time) (*history, Head, error) {
 	if h, head, err := f.cached(after); h != nil || err != nil {
 		return h, head, err
@@ -265,6 +267,7 @@ func (f *Feed) history(ctx context.Context, after time.Time) (*history, Head, er
 		return h, head, err
 	}
 	now := time.Now()
+	before, _ := f.o.Live.Head()
 	cat, err := f.o.Load(ctx)
 	if err != nil {
 		return nil, Head{}, err
@@ -283,6 +286,9 @@ func (f *Feed) history(ctx context.Context, after time.Time) (*history, Head, er
 	if err != nil {
 		return nil, Head{}, err
 	}
+	if before.Timeline == head.Timeline {
+		h.listed = before
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.known, f.knownAt = h, now
@@ -299,7 +305,7 @@ func (f *Feed) cached(after time.Time) (*history, Head, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	h := f.known
-	if h == nil || f.knownAt.Before(after) || h.timeline != head.Timeline || head.ReplID != "" && h.id != head.ReplID {
+	if h == nil || f.knownAt.Before(after) || h.listed.Snapshot != head.Snapshot || h.timeline != head.Timeline || head.ReplID != "" && h.id != head.ReplID {
 		return nil, head, nil
 	}
 	head.ReplID = h.id

@@ -239,6 +239,44 @@ func simple(commands int) (*world, *archive.Timeline) {
 	return w, t
 }
 
+// TestTheNewestSnapshot: a snapshot that is taken is what the next one gets, however young what is known of the archive is;
+// and what a copy would take is known whatever the spool lets go of.
+func TestTheNewestSnapshot(t *testing.T) {
+	w, timeline := simple(20)
+	f := w.feed()
+	size := func() (rdb, behind int64) {
+		rdb, behind, err := f.Size(t.Context())
+		require.NoError(t, err)
+		return rdb, behind
+	}
+	gets := func(at stream.Offset) {
+		c, err := f.Copy(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, at, c.Offset)
+		require.NoError(t, errors.Join(c.RDB.Close(), c.Stream.Close()))
+	}
+	end := w.spooled.End()
+	_, behind := size()
+	require.EqualValues(t, end-1000, behind)
+	gets(1000)
+	listed := w.listed
+
+	w.spooled.Add(30, "SET", "and", "more")
+	w.set(Head{Timeline: parentName, ReplID: replID("a"), Spooled: w.spooled.End(), Durable: w.spooled.End()})
+	_, behind = size()
+	require.EqualValues(t, w.spooled.End()-1000, behind)
+	require.Equal(t, listed, w.listed, "nobody is asked for that")
+
+	timeline.Segments = append(timeline.Segments, w.spooled.Segment(stream.Range{From: end, To: w.spooled.End()}, 100))
+	timeline.Snapshots = append(timeline.Snapshots, replaytest.Snapshot(archive.SnapshotInfo{Offset: end, RDBVersion: 11, Bytes: 3}, []byte("NEW")))
+	w.set(Head{Timeline: parentName, ReplID: replID("a"), Spooled: w.spooled.End(), Durable: w.spooled.End(), Snapshot: end})
+	gets(end)
+	rdb, behind := size()
+	require.EqualValues(t, 3, rdb)
+	require.EqualValues(t, w.spooled.End()-end, behind)
+	require.Equal(t, listed+1, w.listed)
+}
+
 // Bytes that came under another id never reach a replica that would count them to the old one.
 func TestNoByteOfAnotherID(t *testing.T) {
 	w, timeline := simple(3)

@@ -15,6 +15,7 @@ type history struct {
 	suspect  bool
 	parts    []archive.Part // the root first, each up to where the next leaves it
 	ids      []idFrom       // by offset
+	listed   Head           // from before it was looked for
 }
 
 // idFrom is a replication id, and where it took over from the one before.

@@ -30,6 +30,16 @@ func (s *Source) Head() (timeline string, h spool.Head, ok bool) {
 	return t.Info().Timeline, h, !h.Closed
 }
 
+// Taken is the offset of the snapshot that was taken last, 0 where that isn't known.
+func (s *Source) Taken() stream.Offset {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.snapshot == nil {
+		return 0
+	}
+	return s.snapshot.Offset
+}
+
 func (s *Source) newest() *spool.Timeline {
 	s.mu.Lock()
 	src := s.src
