@@ -222,6 +222,7 @@ type keeper struct {
 	relay *relay.Listener // nil while none is open
 	shut  error           // why it isn't, though it should be
 	own   map[string]bool // of its replicas, by address: it came from the source's address
+	asked time.Time       // when the source was last asked whether it is another server by now
 
 	promoting sync.Mutex // held while an operator's word is carried out
 

@@ -249,8 +249,8 @@ func (k *keeper) heard(address string, acked stream.Offset) {
 	src := k.current()
 	switch link := src.Link(); link.Phase {
 	case syncer.Saving, syncer.Receiving, syncer.Streaming:
-		if k.atSource(context.Background(), address) && k.isAnother(link.Master) {
-			src.Doubt()
+		if k.mayBeOwn(address, acked) && k.isDue(time.Now()) && k.isAnother(context.Background(), link) {
+			src.Doubt(link.Connected)
 		}
 		return
 	case syncer.Stopped:
@@ -262,10 +262,37 @@ func (k *keeper) heard(address string, acked stream.Offset) {
 	}
 }
 
-// isAnother tells whether the server at the source's address is another one than was, or another's replica by now.
-func (k *keeper) isAnother(was syncer.Master) bool {
-	a := k.askAll(context.Background(), []string{k.want.Address})[0]
-	return a.err == nil && was.Permitted && (a.master.RunID != was.RunID || a.master.Role != was.Role)
+// mayBeOwn tells whether a replica is at the source's address. What was found out when it came is enough for what it
+// acknowledges: under load it does so a thousand times a second, and a name costs a question each time.
+func (k *keeper) mayBeOwn(address string, acked stream.Offset) bool {
+	if acked < 0 {
+		return k.atSource(context.Background(), address)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.own[address]
+}
+
+// isDue lets the source be asked once a second, whatever comes to the relay and says that it is the source.
+func (k *keeper) isDue(now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now.Sub(k.asked) < time.Second {
+		return false
+	}
+	k.asked = now
+	return true
+}
+
+// isAnother tells whether the link leads to nobody any more: the server at the source's address is another one than was,
+// or another's replica by now. Where the name leads elsewhere, and the one that the link goes to is still there and what
+// it was, that one is the source.
+func (k *keeper) isAnother(ctx context.Context, link syncer.Status) bool {
+	was := link.Master
+	same := func(a answer) bool { return a.master.RunID == was.RunID && a.master.Role == was.Role }
+	all := k.askAll(ctx, []string{k.want.Address, link.Remote})
+	named, linked := all[0], all[1]
+	return was.Permitted && named.err == nil && !same(named) && (linked.err != nil || !same(linked))
 }
 
 // promote has a source that waits for its rebirth go on by an operator's word. It returns when it is the

@@ -14,6 +14,7 @@ import (
 	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/syncer"
 )
 
 // TestTheSourcesNameMayLeadToAMaster: the source's name has several addresses, and a server at another one than that
@@ -80,4 +81,36 @@ func TestWhatASentinelSays(t *testing.T) {
 	require.Contains(t, k.askSentinel(t.Context(), heard).Silent, "refused")
 	heard.Sentinel = s.Addr() // another server is there now
 	require.Contains(t, k.askSentinel(t.Context(), heard).Silent, "unknown command")
+}
+
+// A server that comes to the relay from the source's address casts doubt on the link, but for what is seen to be there still:
+// whoever gets the source's name meanwhile doesn't cut it off from a master that lives.
+func TestWhomALinkLeadsTo(t *testing.T) {
+	kind := enginetest.Any(t)
+	s, other := enginetest.Start(t, kind), enginetest.Start(t, kind)
+	k := &keeper{want: want{Source: config.Source{Name: "cache", Address: s.Addr()}}, own: map[string]bool{}}
+	link := syncer.Status{Remote: s.Addr(), Master: k.askAll(t.Context(), []string{s.Addr()})[0].master}
+	require.False(t, k.isAnother(t.Context(), link), "it is the same")
+	k.want.Address = other.Addr()
+	require.False(t, k.isAnother(t.Context(), link), "it has another name by now")
+	k.want.Address = s.Addr()
+	s.Do("REPLICAOF", "127.0.0.1", "1")
+	require.True(t, k.isAnother(t.Context(), link), "it is a master no more")
+	s.Kill()
+	require.False(t, k.isAnother(t.Context(), link), "nobody is there, and the connection will tell")
+	k.want.Address = other.Addr()
+	require.True(t, k.isAnother(t.Context(), link), "it is dead, and has come back elsewhere")
+	k.want.Address = s.Addr()
+	s.Restart()
+	require.True(t, k.isAnother(t.Context(), link), "it was started anew")
+
+	// However often one acknowledges: no name is looked up for that, and the source is asked once a second.
+	require.True(t, k.mayBeOwn(s.Addr(), -1))
+	require.False(t, k.mayBeOwn(s.Addr(), 7), "it has not been let in")
+	k.own[s.Addr()] = true
+	require.True(t, k.mayBeOwn(s.Addr(), 7))
+	now := time.Now()
+	require.True(t, k.isDue(now))
+	require.False(t, k.isDue(now.Add(999*time.Millisecond)))
+	require.True(t, k.isDue(now.Add(time.Second)))
 }

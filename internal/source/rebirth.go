@@ -114,13 +114,13 @@ func (s *Source) Hurry() {
 	}
 }
 
-// Doubt has the link make sure that the server it leads to is still there.
-func (s *Source) Doubt() {
+// Doubt has the link make sure that the server is still there that its connection of that time leads to.
+func (s *Source) Doubt(connected time.Time) {
 	s.mu.Lock()
 	link := s.link
 	s.mu.Unlock()
 	if link != nil {
-		link.Doubt()
+		link.Doubt(connected)
 	}
 }
 

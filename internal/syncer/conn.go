@@ -78,8 +78,6 @@ func newConn(l *Link, nc net.Conn) *conn {
 // run lives as long as the connection. Its goroutines have ended when it returns, and the Sink
 // knows of it.
 func (c *conn) run(ctx context.Context) error {
-	c.l.connected(c)
-	defer c.l.connected(nil)
 	g, alive := errgroup.WithContext(ctx) // alive ends with the first of them
 	g.Go(func() error {
 		<-alive.Done()
@@ -100,7 +98,7 @@ func (c *conn) run(ctx context.Context) error {
 	if !c.began.IsZero() && now.Sub(c.began) >= steady {
 		c.l.tries = 0
 	}
-	c.l.change(func(s *Status) { s.Connected, s.Remote = time.Time{}, "" })
+	c.l.change(func(s *Status) { s.Connected, s.Remote, c.l.conn = time.Time{}, "", nil })
 	if c.attached.Load() {
 		c.l.sink.Down(err)
 	}
@@ -112,7 +110,7 @@ func (c *conn) run(ctx context.Context) error {
 func (c *conn) talk(ctx context.Context, attach func()) error {
 	c.l.phase(Handshake, "", time.Time{})
 	c.l.change(func(s *Status) {
-		s.Connected, s.Remote, s.PlainSync = time.Now(), c.nc.RemoteAddr().String(), false
+		s.Connected, s.Remote, s.PlainSync, c.l.conn = time.Now(), c.nc.RemoteAddr().String(), false, c
 	})
 	if err := c.greet(); err != nil {
 		return err

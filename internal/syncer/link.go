@@ -163,7 +163,7 @@ type Link struct {
 	live  live
 	mu    sync.Mutex
 	state Status
-	conn  *conn // that there is, nil without one
+	conn  *conn // that was made at state.Connected, nil without one
 }
 
 // New makes a link; Run makes it live.
@@ -221,20 +221,15 @@ func (l *Link) Hurry() {
 	}
 }
 
-// Doubt says that the server that the link leads to seems to be gone, or to have become a replica: a host that loses its
-// power says no goodbye. If no more comes from there for a second, the connection ends, and another is made.
-func (l *Link) Doubt() {
+// Doubt says that the server that a connection leads to seems to be gone, or to have become a replica: a host that loses its
+// power says no goodbye. If no more comes from there for a second, the connection ends, and another is made. connected is
+// when it was made: one that has come in its place meanwhile is sound.
+func (l *Link) Doubt(connected time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.conn != nil {
+	if l.conn != nil && l.state.Connected.Equal(connected) {
 		l.conn.wire.doubt()
 	}
-}
-
-func (l *Link) connected(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.conn = c
 }
 
 // attempt is one connection, from the dial to its end. It always ends in an error.

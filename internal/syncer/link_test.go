@@ -203,6 +203,33 @@ func TestSilence(t *testing.T) {
 	require.Equal(t, before, fullSyncs(master))
 }
 
+// What was doubted of one connection is nothing against the next; of the one that is there, a second of silence ends it.
+func TestDoubt(t *testing.T) {
+	master := enginetest.Start(t, enginetest.Any(t), "--repl-ping-replica-period", "3600")
+	l, _ := up(t, Options{Address: master.Addr()}, newMemory())
+	streamsAnew := func(after time.Time) (connected time.Time) {
+		eventually(t, "the link streams", func() bool {
+			s := l.Status()
+			connected = s.Connected
+			return s.Phase == Streaming && connected.After(after)
+		})
+		return connected
+	}
+	one := streamsAnew(time.Time{})
+	master.Do("CLIENT", "KILL", "TYPE", "replica")
+	another := streamsAnew(one)
+	isDoubted := func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.conn.wire.doubted.Load()
+	}
+	l.Doubt(one)
+	require.False(t, isDoubted())
+	l.Doubt(another)
+	streamsAnew(another)
+	require.EqualValues(t, 1, l.Status().Errors[KindTimeout])
+}
+
 // The keep-alives that a master sends while it waits come before +FULLRESYNC as well as before
 // the RDB, and are no part of either.
 func TestPitfall10Newlines(t *testing.T) {
