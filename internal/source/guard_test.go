@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -193,6 +194,30 @@ func TestGuardOfAMasterThatIsBackAtOnce(t *testing.T) {
 	master.Do("SET", "one", "more")
 	counted(101)
 	require.Less(t, time.Since(began), lookAgain-2*watchEvery)
+}
+
+// A replica that is archived is made a master for a while, and put back under its own. What it holds then is an earlier state of
+// what is archived, and is no restore that is going on: it is archived from there on.
+func TestAReplicaThatWasAMasterForAWhile(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	above := enginetest.Start(t, kind)
+	fillKeys(above)
+	s := enginetest.Start(t, kind, "--replicaof", "127.0.0.1", strconv.Itoa(above.Port()))
+	require.Eventually(t, func() bool { return s.Info("replication")["master_link_status"] == "up" }, 20*time.Second, 10*time.Millisecond)
+	r := newRig(t, s.Addr(), nil)
+	first := r.streaming()
+	s.Do("REPLICAOF", "NO", "ONE")
+	r.until("under the id of its own", func(st Status) bool { return st.State == "streaming" && st.ReplID != first.ReplID })
+	s.Do("SET", "mine", strings.Repeat("x", 1000))
+	at := stream.Offset(s.Offset())
+	r.until("durable", func(st Status) bool { return st.Durable >= at })
+	s.Do("REPLICAOF", "127.0.0.1", above.Port())
+	r.until("under the id of its master", func(st Status) bool { return st.State == "streaming" && st.ReplID == first.ReplID })
+	above.Do("SET", "theirs", "1")
+	at = stream.Offset(above.Offset())
+	r.until("durable", func(st Status) bool { return st.Durable >= at })
+	require.Nil(t, r.src.Suspect())
 }
 
 // The spool is lost together with what the master held: the stores know how much that was, and that it is suspect.

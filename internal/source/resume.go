@@ -185,11 +185,27 @@ func (s *Source) goesBack(m syncer.Master, r syncer.Resume) error {
 		return nil
 	}
 	known, _ := s.guard.get()
-	if !slices.Contains(known.IDs, m.ReplID) || m.ReplID == r.ID && m.Offset >= r.Offset {
+	if !slices.Contains(known.IDs, m.ReplID) || m.ReplID == r.ID && m.Offset >= r.Offset || s.isEngine(m.Upstream) {
 		return nil
 	}
 	return &syncer.WaitError{For: "until the master is restored", Err: &goesBackError{m, r.Offset}}
 }
+
+// isEngine tells whether a server says that it is one: who follows that was put back under its own master, for good, after
+// it had been one itself for a while. The relay of a restore says that it is none, or nothing.
+func (s *Source) isEngine(address string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), upstreamIn)
+	defer cancel()
+	o := s.o.Link // a replica has its master's users
+	o.Address, o.Announce, o.DialTimeout = address, syncer.Announce{}, upstreamIn
+	w := syncer.NewWatch(o)
+	defer w.Close()
+	m, err := w.Look(ctx)
+	return err == nil && m.Permitted && m.Name != "offloader"
+}
+
+// upstreamIn is how long the master of what was a master may take to say what it is.
+const upstreamIn = 2 * time.Second
 
 // A goesBackError says that a master is being restored to an earlier state.
 type goesBackError struct {
@@ -203,7 +219,7 @@ func (e *goesBackError) Error() string {
 
 // Hint says what to do where that was not the end of it.
 func (e *goesBackError) Hint() string {
-	return "it goes on by itself when that is done and it is a master again; where a `restore --to` was broken off, say the same again"
+	return "it goes on by itself when that is done and it is a master again; where a `restore --to` was broken off, say the same again; where it is to follow that server for good, restart the daemon"
 }
 
 // shares tells whether the history that a new master comes from, up to where it left it, is that of t.
