@@ -42,6 +42,7 @@ type peers struct {
 
 	saving sync.Mutex // held while peersFile is written
 	kept   []byte     // what it has
+	told   bool       // that it can't be written: it is tried each second
 }
 
 // company is what peersFile holds.
@@ -98,11 +99,13 @@ func (p *peers) save() {
 	if err == nil && !bytes.Equal(b, p.kept) {
 		err = durable.WriteFile(p.path, append(b, '\n'))
 	}
-	if err != nil {
-		p.log.Error("who else may be the master won't survive a restart", "error", err)
-		return
+	switch {
+	case err == nil:
+		p.kept = b
+	case !p.told:
+		p.log.Error("who else may be the master won't survive a restart until this can be written", "error", err)
 	}
-	p.kept = b
+	p.told = err != nil
 }
 
 // get is who is known now.

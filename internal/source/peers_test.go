@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -167,6 +168,27 @@ func TestPeersFile(t *testing.T) {
 	p.save()
 	again.open()
 	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}, 7}, again.get())
+}
+
+// Where it can't be written, which is tried each second, the log says so once, and once more after it could.
+func TestPeersThatCantBeKept(t *testing.T) {
+	var said strings.Builder
+	dir := filepath.Join(t.TempDir(), "full")
+	p := &peers{path: filepath.Join(dir, "peers.json"), log: slog.New(slog.NewTextHandler(&said, nil))}
+	tried := func(times int) {
+		for n := range times {
+			p.change(func(c *company) { c.hear(hello("s", uint64(n)), time.Now()) })
+			p.save()
+		}
+	}
+	tried(3)
+	require.Equal(t, 1, strings.Count(said.String(), "won't survive a restart"))
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	tried(1)
+	require.FileExists(t, p.path)
+	require.NoError(t, os.RemoveAll(dir))
+	tried(3)
+	require.Equal(t, 2, strings.Count(said.String(), "won't survive a restart"))
 }
 
 // Whatever is in the file: nothing of it is taken that isn't whole, nor more than is bounded, and what was taken is kept.
