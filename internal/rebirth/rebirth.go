@@ -151,8 +151,8 @@ func Feed(f Facts) Verdict {
 
 // elected tells whether the source is what Sentinel names, where there is one. A failover takes more than half of
 // the Sentinels, so the word of fewer says nothing: another one may have been chosen without their knowing it. Where they differ, the
-// newest failover counts, as it does among themselves. But what was only heard, which anybody may have said, can hold a
-// rebirth up and not bring it about.
+// newest failover counts, as it does among themselves. What was only heard, which anybody may have said, is one of those
+// that say something, but it outdoes no other's word.
 func (f Facts) elected() Verdict {
 	words := f.Words()
 	var other Word
