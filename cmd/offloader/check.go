@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -155,7 +154,19 @@ func rebirthOf(ctx context.Context, s config.Source, m asked, cats []*archive.Ca
 	if err != nil {
 		return []check.Finding{failed("rebirth", err)}
 	}
-	return check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Username, s.Relay.Password != "", slices.ContainsFunc(cats, (*archive.Catalog).Reborn))
+	return check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Username, s.Relay.Password != "", reborn(cats))
+}
+
+// reborn tells whether a source's last start was through the relay. It takes all stores to know which was the last: one
+// that lags ends with another.
+func reborn(cats []*archive.Catalog) bool {
+	var all archive.Catalog
+	for _, c := range cats {
+		for _, t := range c.Timelines {
+			all.Add(t)
+		}
+	}
+	return all.Reborn()
 }
 
 // failed is an error as a finding.

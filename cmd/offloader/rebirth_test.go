@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/config"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/internal/httpapi"
@@ -54,6 +55,31 @@ func TestWhatARebirthWouldTake(t *testing.T) {
 	}
 	k := &keeper{}
 	require.Nil(t, k.prediction(), "nothing is archived")
+}
+
+// What proves that a rebirth comes about is the last start that any store knows of.
+func TestTheLastStartOfAllStores(t *testing.T) {
+	rebirth := archive.Event{Kind: archive.EventReplID, Offset: 5, Time: 5, Cause: archive.CauseRebirth}
+	failover := archive.Event{Kind: archive.EventReplID, Offset: 9, Time: 9, Cause: "the master gave a new id"}
+	holds := func(events ...archive.Event) *archive.Catalog {
+		return &archive.Catalog{Timelines: []*archive.Timeline{{TimelineInfo: archive.TimelineInfo{Timeline: "a", Reason: "first contact"}, Events: events}}}
+	}
+	without := holds(rebirth)
+	without.Timelines = append(without.Timelines, &archive.Timeline{TimelineInfo: archive.TimelineInfo{Timeline: "b", Reason: "the master came back empty"}})
+	for _, row := range []struct {
+		stores []*archive.Catalog
+		want   bool
+	}{
+		{nil, false},
+		{[]*archive.Catalog{holds(), holds(rebirth)}, true},
+		{[]*archive.Catalog{holds(rebirth), holds()}, true},
+		{[]*archive.Catalog{holds(rebirth), holds(rebirth, failover)}, false},
+		{[]*archive.Catalog{holds(rebirth, failover), holds(rebirth)}, false},
+		{[]*archive.Catalog{holds(rebirth), without}, false},
+		{[]*archive.Catalog{without, holds(rebirth)}, false},
+	} {
+		require.Equal(t, row.want, reborn(row.stores))
+	}
 }
 
 // TestWhatASentinelSays: what it answers counts; where it doesn't, what was heard of it a moment ago; and for one that
