@@ -100,7 +100,7 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 	if user == "" {
 		user = "default"
 	}
-	kept := c.Config["save"] != "" || c.Config["appendonly"] == "yes"
+	kept := beyond(c.Config) != ""
 	if c.Cluster {
 		out.add(Fail, name, "what it held is restored by `offloader restore --to`, or into a replica of the same shard", "it is in cluster mode, where the engine refuses replicaof: it is archived and guarded, and not reborn")
 		return out
@@ -144,10 +144,27 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 	default:
 		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", relay)
 	}
+	if what := beyond(c.Config); what != "" && c.Config["replica-serve-stale-data"] == "no" {
+		out.add(Warn, name, "switch it off once you trust the archive (docs/operations.md), or take the drop-in away; until then restart it only while the daemon runs and all is durable",
+			"its own persistence is still on: a restart takes what is archived, and throws away what %s", what)
+	}
 	if c.Unseen != "" && !kept {
 		out.add(OK, name, "look there: none may be left beside save ''", "whether there is a dump.rdb that a restart would load can't be seen from here: %s", c.Unseen)
 	}
 	return out
+}
+
+// beyond is what a master's own persistence may hold that a rebirth doesn't know of, "" where that is off. It knows by
+// the offset that an RDB says; an AOF says none, nor does an RDB that was saved when the backlog was gone (rdb.c:
+// rdbPopulateSaveInfo), with what stood in it.
+func beyond(config map[string]string) string {
+	switch {
+	case config["appendonly"] == "yes":
+		return "its AOF has beyond that: what was written while no daemon ran, since an AOF doesn't say how far it goes"
+	case config["save"] != "":
+		return "its dump.rdb has beyond that, where it was saved after an hour without any replica (repl-backlog-ttl): else it says how far it goes, and a rebirth waits"
+	}
+	return ""
 }
 
 // relayAt is what --replicaof names: the host and the port where the relay listens.

@@ -54,6 +54,13 @@ func TestRebirthReadiness(t *testing.T) {
 		s.Do("CONFIG", "SET", "masterauth", "secret")
 		says(comeback(t, s, "", true), Warn, "can't be seen while it runs")
 		says(comeback(t, s, "", true, true), OK, "comes back with all that is durable")
+		require.Empty(t, named(comeback(t, s, "", true, true), "rebirth", Warn))
+		s.Do("CONFIG", "SET", "save", "3600 1")
+		says(comeback(t, s, "", true, true), Warn, "what its dump.rdb has beyond that")
+		s.Do("CONFIG", "SET", "appendonly", "yes")
+		says(comeback(t, s, "", true), Warn, "can't be seen while it runs")
+		says(comeback(t, s, "", true, true), Warn, "what its AOF has beyond that")
+		s.Do("CONFIG", "SET", "appendonly", "no", "save", "")
 		s.Do("CONFIG", "SET", "masteruser", "somebody")
 		says(comeback(t, s, "", true), Fail, "as its replica the master gives \"somebody\"")
 		s.Do("CONFIG", "SET", "masteruser", "")
@@ -101,5 +108,7 @@ func TestWhereADumpLies(t *testing.T) {
 	require.Len(t, named(list, "rebirth", OK), 2)
 	require.Contains(t, list[1].Message, "can't be seen from here")
 	c.Config["save"] = "3600 1"
-	require.Len(t, AdviseRebirth(&c, "", "10.0.0.9:6390", "", false, true), 1, "it is meant to be there")
+	list = AdviseRebirth(&c, "", "10.0.0.9:6390", "", false, true)
+	require.Len(t, named(list, "rebirth", OK), 1, "it is meant to be there")
+	require.Len(t, named(list, "rebirth", Warn), 1)
 }
