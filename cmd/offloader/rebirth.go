@@ -179,13 +179,16 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	asked := slices.Concat(known, k.namesakes(ctx))
 	slices.Sort(asked)
 	asked = slices.DeleteFunc(slices.Compact(asked), func(address string) bool { return address == except || address == k.want.Address })
+	at, _, _ := net.SplitHostPort(except)
+	name, _, _ := net.SplitHostPort(k.want.Address)
 	var all []rebirth.Server
 	for i, a := range k.askAll(ctx, asked) {
 		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) || a.master.Name == "offloader" { // another archive can't become a master
 			continue
 		}
 		m := a.master
-		all = append(all, rebirth.Server{Address: asked[i], Err: a.err, Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
+		host, _, _ := net.SplitHostPort(asked[i])
+		all = append(all, rebirth.Server{Address: asked[i], Host: host == at || host == name, Err: a.err, Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
 	}
 	return all
 }

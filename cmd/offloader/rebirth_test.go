@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,6 +37,39 @@ func TestTheSourcesNameMayLeadToAMaster(t *testing.T) {
 	require.Empty(t, k.others(t.Context(), s.Addr()), "that is itself")
 	s.Kill()
 	require.Empty(t, k.others(t.Context(), fmt.Sprintf("10.9.8.7:%d", s.Port())), "and where nobody answers, nobody is known to be one")
+}
+
+// TestTheSourcesOtherPort: where a port can't be asked it counts whether it is at the source's own host: it may be the
+// source itself, which announces its port for TLS and is asked without.
+func TestTheSourcesOtherPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var answers sync.WaitGroup
+	answers.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte{21, 3, 1, 0, 2, 2, 10}) // TLS: unexpected message
+			_ = c.Close()
+		}
+	})
+	defer answers.Wait()
+	defer func() { require.NoError(t, l.Close()) }()
+	sp, err := spool.Open(t.TempDir(), spool.Options{MaxSize: 64 << 20})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, sp.Close()) }()
+	for address, host := range map[string]bool{"127.0.0.1:6379": true, "10.9.8.7:6379": false} {
+		k := &keeper{want: want{Source: config.Source{Name: "cache", Address: address}}}
+		k.source = source.New(source.Options{Name: "cache", Spool: sp, Followers: func() []relay.Replica {
+			return []relay.Replica{{Address: l.Addr().String(), State: relay.Online}}
+		}})
+		others := k.others(t.Context(), address)
+		require.Len(t, others, 1)
+		require.Error(t, others[0].Err)
+		require.Equal(t, host, others[0].Host)
+	}
 }
 
 // What a rebirth would take: a second, the snapshot at the rate of the last copy, the log at that of the stream behind it.

@@ -60,6 +60,7 @@ type Engine struct {
 // Server is another one that is known to have followed the source.
 type Server struct {
 	Address string
+	Host    bool  // it is at the source's own host, under another port
 	Err     error // why it could not be asked. One that nobody runs is not among the Others
 	Master  bool
 	ReplID  stream.ReplID
@@ -138,6 +139,9 @@ func Feed(f Facts) Verdict {
 	}
 	for _, o := range f.Others() {
 		switch {
+		case o.Err != nil && o.Host:
+			return wait("if it is the source's port for TLS, or the one without: set replica-announce-port there to the port of its address here, and restart it. Then, and where you know that it is no master, "+f.overrule(),
+				"%s, at the source's own host, is a port of the source itself or a replica that may have become the master, and can't be asked: %v", o.Address, o.Err)
 		case o.Err != nil:
 			return wait("see what "+o.Address+" is; "+f.overrule(), "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
 		case o.Master:

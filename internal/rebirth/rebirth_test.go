@@ -74,6 +74,7 @@ func TestJudge(t *testing.T) {
 		{"another went on, with nothing new", other(Server{ReplID: "x", Left: ours, At: 700}), "", true},
 		{"it may not be asked", func(f *Facts) { f.Engine = Engine{Untold: "ROLE", Attached: true} }, "not be asked for ROLE", false},
 		{"another doesn't tell", other(Server{Err: errors.New("timeout")}), "can't be asked", true},
+		{"the source itself, at its port for TLS", other(Server{Err: errors.New("timeout"), Host: true}), "h:1, at the source's own host, is a port of the source itself or a replica", true},
 		{"another replica", other(Server{ReplID: ours, At: 700}), "", true},
 		{"one of another history", other(Server{ReplID: "x", At: 900}), "", true},
 	} {
@@ -89,7 +90,10 @@ func TestJudge(t *testing.T) {
 			require.Equal(t, c.latest, Judge(f).Promote)
 		})
 	}
-	f := Facts{Order: Empty, Unread: errors.New("no answer")}
+	f := ready()
+	f.Others = func() []Server { return []Server{{Address: "h:1", Err: errors.New("timeout"), Host: true}} }
+	require.Contains(t, Judge(f).Do, "set replica-announce-port there")
+	f = Facts{Order: Empty, Unread: errors.New("no answer")}
 	require.True(t, Judge(f).Promote)
 	f.Engine.Untold = "INFO"
 	require.False(t, Judge(f).Promote, "whether it is empty isn't known")
@@ -113,7 +117,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		}
 		o := Server{Address: "h:1", Master: flag("master"), ReplID: ids.Draw(t, "other's id"), At: at.Draw(t, "other's at")}
 		if flag("silent") {
-			o.Err = errors.New("silent")
+			o.Err, o.Host = errors.New("silent"), flag("at its host")
 		}
 		f.Others = func() []Server { return []Server{o} }
 		words := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Word {
