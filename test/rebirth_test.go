@@ -271,3 +271,41 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 		}
 	})
 }
+
+// TestRebirthFromNothing: another server is the master, and somebody says the wrong word. What was given up is named,
+// kept from retention, and given back.
+func TestRebirthFromNothing(t *testing.T) {
+	t.Parallel()
+	kind := enginetest.Any(t)
+	m := newMortal(t, kind)
+	other := enginetest.Start(t, kind, "--aclfile", m.acl, "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.Port()))
+	working(t, m.Server, 200)
+	same(t, m.Server, other)
+	good := m.still(t)
+	m.d.Until("cache", "it is known what it holds, and who follows it", func(s blackbox.SourceStatus) bool {
+		return s.Known != nil && s.Known.Keys > 50 && slices.Contains(s.Known.Replicas, other.Addr())
+	})
+	other.Do("REPLICAOF", "NO", "ONE")
+	m.Kill()
+	m.Restart()
+	m.waits("is a master now")
+	was := m.d.Timelines("cache")[0].Name
+
+	said := m.d.Do("promote", "--empty")
+	require.Contains(t, said, "cache is the master again, with no data")
+	require.Contains(t, said, "timeline "+was+", which goes to ")
+	require.Contains(t, said, "offloader restore --source cache --timeline "+was)
+	m.Do("SET", "after", "1")
+	acknowledged(t, m.Server, 1)
+	s := m.d.Source("cache")
+	require.NotNil(t, s.Suspect)
+	require.Contains(t, s.Suspect.Cause, "promote --empty")
+	m.d.Durable("cache", m.Offset())
+	require.Contains(t, m.d.Timelines("cache")[0].Exempt, "until release")
+	require.Equal(t, good, m.d.Restore("--latest").Boot(kind).Digest())
+
+	m.d.Do("release", "--source", "cache")
+	m.d.Until("cache", "it is right", func(s blackbox.SourceStatus) bool { return s.Suspect == nil })
+	require.Empty(t, m.d.Timelines("cache")[0].Exempt)
+	require.Equal(t, m.still(t), m.d.Restore("--latest").Boot(kind).Digest())
+}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/offloader/offloader/internal/rebirth"
@@ -16,7 +18,8 @@ func (a *app) promoteCommand() *cobra.Command {
 its data and becomes the master by itself, where it is certain that this is right. Where it isn't it
 waits, refuses writes, and "offloader status" says why. Then this is the word:
 
-  --empty   it becomes the master with no data: for a first start, or to give up what is archived
+  --empty   it becomes the master with no data: for a first start, or to give up what is archived.
+            That is named, and kept: what begins then is suspect until release
   --latest  it becomes the master with what there is: also where another server may be ahead or a
             master; where the newest timeline is suspect, with the one before it
 
@@ -37,10 +40,11 @@ Exit codes: 0 it is the master; 1 failed; 2 wrong usage or configuration.`,
 			if err != nil {
 				return err
 			}
-			if _, err := orderDaemon(cmd.Context(), spool, name, "promote/"+string(order)); err != nil {
+			said, err := orderDaemon(cmd.Context(), spool, name, "promote/"+string(order))
+			if err != nil {
 				return err
 			}
-			return a.term.print("%s is the master again", name)
+			return a.term.print("%s", strings.TrimSpace(string(said)))
 		},
 	}
 	a.sourceFlag(cmd, &name)

@@ -298,25 +298,30 @@ func (k *keeper) isAnother(ctx context.Context, link syncer.Status) bool {
 	return was.Permitted && named.err == nil && !same(named) && (linked.err != nil || !same(linked))
 }
 
-// promote has a source that waits for its rebirth go on by an operator's word. It returns when it is the
-// master again.
-func (k *keeper) promote(ctx context.Context, order rebirth.Order) error {
+// promote has a source that waits for its rebirth go on by an operator's word. When it is the master again it tells
+// what that was, and what was given up for it.
+func (k *keeper) promote(ctx context.Context, order rebirth.Order) (said string, err error) {
 	src := k.current()
 	if why := src.Link().Rebirth; why == "" {
-		return fmt.Errorf("source %s doesn't wait for its rebirth: it is no replica of the relay (see `offloader status`)", k.want.Name)
+		return "", fmt.Errorf("source %s doesn't wait for its rebirth: it is no replica of the relay (see `offloader status`)", k.want.Name)
 	}
 	if !k.promoting.TryLock() {
-		return errors.New("another word is being carried out")
+		return "", errors.New("another word is being carried out")
 	}
 	defer k.promoting.Unlock()
+	said = k.want.Name + " is the master again"
 	before := src.Link().Promoted
-	if order == rebirth.Latest {
+	switch order {
+	case rebirth.None:
+	case rebirth.Empty:
+		said += k.givenUp(ctx)
+	case rebirth.Latest:
 		end, err := src.End(ctx)
 		if err == nil && end.Suspect != "" {
 			err = src.Revive(ctx)
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 	}
 	k.mu.Lock()
@@ -334,34 +339,58 @@ func (k *keeper) promote(ctx context.Context, order rebirth.Order) error {
 	for src.Hurry(); ; {
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return "", context.Cause(ctx)
 		case <-time.After(50 * time.Millisecond):
 		}
 		switch {
 		case src.Link().Promoted != before:
-			return nil
+			return said, nil
 		case k.current() != src:
-			return errors.New("archiving has ended meanwhile, and begins again: see `offloader status`")
+			return "", errors.New("archiving has ended meanwhile, and begins again: see `offloader status`")
 		}
 		k.mu.Lock()
 		v := k.verdict
 		k.mu.Unlock()
 		switch {
 		case !v.Promote && v.Do != "":
-			return fmt.Errorf("%s (%s)", v.Why, v.Do)
+			return "", fmt.Errorf("%s (%s)", v.Why, v.Do)
 		case !v.Promote:
 			decided = time.Time{}
 		case decided.IsZero():
 			decided = time.Now()
 		case time.Since(decided) > promotes:
 			st := src.Link()
-			return fmt.Errorf("it was decided, and could not be done: %s (%s)", st.LastError, st.LastHint)
+			return "", fmt.Errorf("it was decided, and could not be done: %s (%s)", st.LastError, st.LastHint)
 		}
 	}
 }
 
+// givenUp tells what is archived of a source that starts from nothing, and how it comes back; "" for nothing.
+func (k *keeper) givenUp(ctx context.Context) string {
+	src := k.current()
+	end, err := src.End(ctx)
+	suspect := src.Suspect()
+	st := src.Status(time.Now())
+	switch {
+	case err == nil && end.Timeline == "":
+		return ""
+	case err != nil && st.Timeline == "":
+		return fmt.Sprintf(", with no data. What is archived of it is given up, and not known: %v. `offloader list` shows it", err)
+	case suspect != nil && suspect.Before != "":
+		end.Timeline = suspect.Before
+	case st.Timeline != "":
+		end.Timeline = st.Timeline
+	}
+	until := ""
+	if st.Timeline == end.Timeline {
+		until = ", which goes to " + clock(st.DurableTime.Go())
+	}
+	return fmt.Sprintf(", with no data. What was archived of it is given up: timeline %s%s. It is kept until `offloader release --source %s`, which says that this was right; "+
+		"`offloader restore --source %s --timeline %s --latest --output DIR` gives it back", end.Timeline, until, k.want.Name, k.want.Name, end.Timeline)
+}
+
 // promote is keeper.promote, for the API.
-func (f *fleet) promote(ctx context.Context, name, what string) error {
+func (f *fleet) promote(ctx context.Context, name, what string) (string, error) {
 	for _, k := range f.all() {
 		if k.want.Name != name {
 			continue
@@ -371,9 +400,9 @@ func (f *fleet) promote(ctx context.Context, name, what string) error {
 			return k.promote(ctx, order)
 		case rebirth.None:
 		}
-		return fmt.Errorf("%q is no word for a source that waits for its rebirth", what)
+		return "", fmt.Errorf("%q is no word for a source that waits for its rebirth", what)
 	}
-	return httpapi.ErrNoSource
+	return "", httpapi.ErrNoSource
 }
 
 const (

@@ -135,8 +135,8 @@ type Options struct {
 	// be asked for.
 	RDB func(ctx context.Context, source string, use func(export.Point, io.Reader) error) error
 	// Promote has a source that waits for its rebirth start from nothing ("empty") or from what there is
-	// ("latest"), and returns when it has; nil: it can't be asked for.
-	Promote func(ctx context.Context, source, what string) error
+	// ("latest"), and when it has tells what that was, for people; nil: it can't be asked for.
+	Promote func(ctx context.Context, source, what string) (string, error)
 	Logger  *slog.Logger     // nil: silent
 	Now     func() time.Time // nil: time.Now
 }

@@ -13,12 +13,12 @@ func (s *Server) promote(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mayWait(w)
-	switch err := s.o.Promote(r.Context(), r.PathValue("source"), r.PathValue("what")); {
+	switch said, err := s.o.Promote(r.Context(), r.PathValue("source"), r.PathValue("what")); {
 	case errors.Is(err, ErrNoSource):
 		answer(w, http.StatusNotFound, err.Error())
 	case err != nil:
 		answer(w, http.StatusConflict, err.Error())
 	default:
-		answer(w, http.StatusOK, "promoted")
+		answer(w, http.StatusOK, said)
 	}
 }

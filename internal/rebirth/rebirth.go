@@ -124,7 +124,7 @@ func Judge(f Facts) Verdict {
 func Feed(f Facts) Verdict {
 	switch {
 	case f.Unread != nil:
-		return wait("it goes on by itself when that is over; `offloader promote --source "+f.Source+" --empty` gives up what is archived and starts from nothing",
+		return wait("it goes on by itself when that is over; `offloader promote --source "+f.Source+" --empty` starts from nothing, and what is archived is kept until `offloader release`",
 			"what is archived is not known: %v", f.Unread)
 	case f.Timeline == "":
 		return wait("at a first start: `offloader promote --source "+f.Source+" --empty`", "nothing is archived of it")

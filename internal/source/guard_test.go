@@ -41,6 +41,8 @@ func TestJudge(t *testing.T) {
 	restored := rewound
 	restored.m.RunID, restored.keys = "run", 3
 	branch := newborn{m: master, keys: 100}
+	nothing, given, goesOn := anew(0), anew(3), newborn{m: master, keys: 0}
+	nothing.m.Reborn, given.m.Reborn, goesOn.m.Reborn = true, true, true
 
 	emptied := &Suspicion{Timeline: "t2", Before: "t1", Cause: "the master came back empty: it held 100 keys", Keys: archive.Sizes{Before: 100, Now: 0}}
 	older := &Suspicion{Timeline: "t2", Before: "t1", Cause: "an older dataset", Keys: archive.Sizes{Before: 100, Now: 99}}
@@ -63,6 +65,13 @@ func TestJudge(t *testing.T) {
 		{"rewound", before(100, nil), rewound, "as it was at offset 800", archive.Sizes{Before: 100, Now: 100}},
 		{"restored to an earlier state", before(100, nil), restored, "", archive.Sizes{}},
 		{"a failover", before(100, nil), branch, "", archive.Sizes{}},
+		{"a first start from nothing", nil, nothing, "", archive.Sizes{}},
+		{"from nothing, though something was archived", before(100, nil), nothing, "started from nothing, by `promote --empty`: it held 100 keys at ", archive.Sizes{Before: 100, Now: 0}},
+		{"nobody knows of what", before(-1, nil), nothing, "by `promote --empty`", archive.Sizes{Before: -1, Now: 0}},
+		{"from nothing, of which there was none", before(0, nil), nothing, "", archive.Sizes{}},
+		{"from nothing, after nothing", before(0, emptied), nothing, "it held 100 keys in timeline t1", archive.Sizes{Before: 100, Now: 0}},
+		{"what it was given at its rebirth", before(100, nil), given, "", archive.Sizes{}},
+		{"the same, which was nothing", before(100, nil), goesOn, "", archive.Sizes{}},
 
 		{"empty once more", before(0, emptied), anew(0), "came back empty: it held 100 keys in timeline t1", archive.Sizes{Before: 100, Now: 0}},
 		{"a little more than nothing", before(5, emptied), anew(5), "came back with 5 keys", archive.Sizes{Before: 100, Now: 5}},

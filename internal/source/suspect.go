@@ -193,14 +193,15 @@ type newborn struct {
 
 // judge tells why a timeline that begins now is suspect, nil if it isn't.
 func (s *Source) judge(p *past, n newborn, now time.Time) *Suspicion {
-	if p == nil || n.m.Reborn { // what it holds is what we gave it, or nothing where that was the word
+	empty := n.full && n.keys == 0
+	if p == nil || n.m.Reborn && !empty { // what it holds is what we gave it
 		return nil
 	}
 	sus := &Suspicion{Time: stream.TimeOf(now), Before: p.timeline, Keys: archive.Sizes{Before: p.known.Total(), Now: n.keys}}
 	if p.suspicion != nil { // what it was to hold is what the good one held, or more
 		sus.Before, sus.Keys.Before = p.suspicion.Before, max(sus.Keys.Before, p.suspicion.Keys.Before)
 	}
-	if to, rewound := p.history.Rewound(n.m, n.id, n.at); rewound && s.wrote(p, to) {
+	if to, rewound := p.history.Rewound(n.m, n.id, n.at); !n.m.Reborn && rewound && s.wrote(p, to) {
 		sus.Cause = fmt.Sprintf("the master came back as it was at offset %d: it was started with an older dataset, without what was written up to offset %d", to, p.history.End)
 		return sus
 	}
@@ -212,6 +213,13 @@ func (s *Source) judge(p *past, n newborn, now time.Time) *Suspicion {
 		held += " in timeline " + sus.Before
 	}
 	switch {
+	case n.m.Reborn && sus.Keys.Before == 0: // as it was
+		return nil
+	case n.m.Reborn: // one wrong word must not cost the good
+		sus.Cause = "it was started from nothing, by `promote --empty`"
+		if sus.Keys.Before > 0 {
+			sus.Cause += ": it held " + held
+		}
 	case forgot && n.keys == 0:
 		sus.Cause = "the master came back empty: it held " + held
 	case forgot:
