@@ -166,5 +166,9 @@ http: {listen: "127.0.0.1:%d"}
 			require.Contains(t, r.sh(block), "aof_enabled:1")
 			r.stop(syscall.SIGTERM)
 		}},
+		{"redis-cli -h 10.0.0.5 ACL DELUSER", func(block string) {
+			require.True(t, strings.HasPrefix(r.sh(block), "1\nOK\nOK\n"))
+			require.NotContains(t, fmt.Sprint(master.Do("ACL", "LIST")), "offloader")
+		}},
 	})
 }

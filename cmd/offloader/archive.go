@@ -46,7 +46,7 @@ func (a *app) openArchive(ctx context.Context) (*opened, error) {
 // store and, where that is a folder, the spool in it.
 func (a *app) readConfig() (*config.Config, error) {
 	if a.archiveURL == "" {
-		return a.loadConfig(config.LoadToRead)
+		return a.loadConfig(config.LoadToRead, ", or --archive DIR")
 	}
 	if a.configFile != "" {
 		return nil, usagef("keep one", "--archive and --config don't go together")

@@ -89,7 +89,7 @@ func (a *app) prune(ctx context.Context, source string, dryRun bool, now time.Ti
 	if a.archiveURL != "" {
 		return usagef("say --config FILE", "prune takes the retention from a configuration, and --archive has none")
 	}
-	c, err := a.loadConfig(config.LoadToRead)
+	c, err := a.loadConfig(config.LoadToRead, "")
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ Exit codes: 0 told to leave; 1 failed; 2 wrong usage or configuration.`,
 				d.line = line
 			}
 			if m.master == "" {
-				d.load = func() (*config.Config, error) { return a.loadConfig(config.Load) }
+				d.load = func() (*config.Config, error) { return a.loadConfig(config.Load, "") }
 			}
 			return d.run(cmd.Context())
 		},

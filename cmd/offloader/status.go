@@ -82,7 +82,7 @@ func (a *app) whereDaemonIs() (spool, listen string, err error) {
 	if _, err := os.Stat(config.DefaultPath); a.configFile == "" && errors.Is(err, fs.ErrNotExist) {
 		return "", config.DefaultListen, nil
 	}
-	c, err := a.loadConfig(config.LoadToRead)
+	c, err := a.loadConfig(config.LoadToRead, ", or --archive DIR")
 	if c == nil || err != nil && a.configFile != "" && c.Spool.Path == config.DefaultSpool {
 		return "", "", err // by what could be read, another daemon might be meant
 	}

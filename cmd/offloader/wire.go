@@ -40,7 +40,7 @@ func (a *app) configuration(ctx context.Context, m masterFlags) (*config.Config,
 		if a.archiveURL != "" {
 			return nil, usagef("say --master HOST:PORT too, or leave it out", "--archive goes with --master here")
 		}
-		return a.loadConfig(config.Load)
+		return a.loadConfig(config.Load, ", or --master HOST:PORT and --archive DIR")
 	}
 	if a.configFile != "" {
 		return nil, usagef("keep one", "--config and --master don't go together")
@@ -72,13 +72,13 @@ func (a *app) configuration(ctx context.Context, m masterFlags) (*config.Config,
 }
 
 // loadConfig reads --config, or the default file when it exists, by config.Load or
-// config.LoadToRead.
-func (a *app) loadConfig(load func(string, config.Env) (*config.Config, []string, error)) (*config.Config, error) {
+// config.LoadToRead. instead is what may be said in place of --config.
+func (a *app) loadConfig(load func(string, config.Env) (*config.Config, []string, error), instead string) (*config.Config, error) {
 	file := a.configFile
 	if file == "" {
 		file = config.DefaultPath
 		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-			return nil, usagef("say --config FILE, or --archive DIR", "there is no configuration: %s doesn't exist", file)
+			return nil, usagef("say --config FILE"+instead, "there is no configuration: %s doesn't exist", file)
 		}
 	}
 	c, warnings, err := load(file, a.env)
