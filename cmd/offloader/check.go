@@ -70,10 +70,10 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 	g.SetLimit(atOnce)
 	for i, s := range c.Sources {
 		g.Go(func() error {
-			masters[i] = a.ask(ctx, s, c, running)
+			cats, held := a.held(ctx, stores, s.Name, limits, now)
+			masters[i] = a.ask(ctx, s, c, check.Ours{User: s.Username, Attached: running, AckStore: c.Ack == "store", Stored: stored(cats), Booted: ready(held)})
 			masters[i].findings = append(masters[i].findings, archived(s.Name, masters[i].facts)...)
 			masters[i].findings = append(masters[i].findings, checkRelay(ctx, s, daemon)...)
-			cats, held := a.held(ctx, stores, s.Name, limits, now)
 			masters[i].findings = append(masters[i].findings, held...)
 			masters[i].findings = append(masters[i].findings, rebirthOf(ctx, s, masters[i], cats)...)
 			return nil
@@ -121,13 +121,15 @@ type asked struct {
 }
 
 // ask asks a source's master, and the replica of it that snapshots are taken of.
-func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, running bool) asked {
+func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, us check.Ours) asked {
 	tls, err := connection(s)
 	if err != nil {
 		return asked{findings: []check.Finding{failed("master", err)}}
 	}
 	m := check.Master{Address: s.Address, Username: s.Username, Password: string(s.Password), TLS: tls, Sample: time.Second, Timeout: timeout}
-	us := check.Ours{User: s.Username, Attached: running, AckStore: c.Ack == "store"}
+	if s.Relay != nil {
+		m.Relay = s.Relay.Listen
+	}
 	master := asked{master: m}
 	if master.facts, err = m.Ask(ctx); err != nil {
 		master.findings = append(master.findings, failed("master", err))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/offloader/offloader/internal/archive"
@@ -38,6 +39,18 @@ func (a *app) proved(cats []*archive.Catalog, source string, now time.Time) []ch
 	}
 	return []check.Finding{{Name: "ready", Level: check.OK, Message: fmt.Sprintf(
 		"ready to switch the master's persistence off: at %s a scratch engine had replayed the archive up to offset %d, and held as many keys as the master", moment(last.Time, now), last.Offset)}}
+}
+
+// stored tells whether any store has a snapshot of a source.
+func stored(cats []*archive.Catalog) bool {
+	return slices.ContainsFunc(cats, func(c *archive.Catalog) bool {
+		return slices.ContainsFunc(c.Timelines, func(t *archive.Timeline) bool { return len(t.Snapshots) > 0 })
+	})
+}
+
+// ready tells whether proved was content.
+func ready(found []check.Finding) bool {
+	return slices.ContainsFunc(found, func(f check.Finding) bool { return f.Name == "ready" && f.Level == check.OK })
 }
 
 // where are the flags by which this command line found the archive, for another one.

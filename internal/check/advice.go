@@ -26,6 +26,8 @@ type Ours struct {
 	User     string // who asks, "" for the default user
 	Attached bool   // a daemon of ours is one of the master's replicas already
 	AckStore bool   // acknowledged is what every store has
+	Stored   bool   // a store has a snapshot of it
+	Booted   bool   // an engine has shown that it gets from the archive what the master holds
 }
 
 // Advise turns what is known of a master into findings.
@@ -36,14 +38,17 @@ func Advise(f *Facts, us Ours) []Finding {
 	if f.Info == nil {
 		return out
 	}
-	f.state(&out)
+	f.state(&out, us)
+	if f.Waits { // the rest is about a master
+		return out
+	}
 	f.fork(&out)
 	f.transfer(&out)
 	f.backlog(&out)
 	f.buffer(&out)
 	f.timeout(&out)
 	f.wait(&out, us)
-	f.persistence(&out)
+	f.persistence(&out, us)
 	return out
 }
 
@@ -137,8 +142,14 @@ func (f *Facts) rights(out *findings, user, server string) {
 }
 
 // state tells what keeps a link from beginning right now.
-func (f *Facts) state(out *findings) {
+func (f *Facts) state(out *findings, us Ours) {
 	switch {
+	case f.Waits:
+		hint := "`offloader status` says why, and what to do"
+		if !us.Attached {
+			hint = "no daemon is at work that would bring it back: start it (systemctl start offloader, or `offloader run`)"
+		}
+		out.add(Warn, "state", hint, "it is a replica of this source's relay: it waits for its rebirth, and takes no writes until then")
 	case f.Info["loading"] == "1":
 		out.add(Warn, "state", "wait: Offloader does", "it is loading its dataset, and refuses replicas until that is done")
 	case f.cutOff():
@@ -322,22 +333,33 @@ func (f *Facts) wait(out *findings, us Ours) {
 	}
 }
 
-func (f *Facts) persistence(out *findings) {
+// persistence tells whether what the master holds outlives its crash: by itself, or by the archive.
+func (f *Facts) persistence(out *findings, us Ours) {
 	if f.Config == nil {
 		return
 	}
-	var on []string
+	const name = "persistence"
+	var kinds []string
 	if s := f.Config["save"]; s != "" {
-		on = append(on, "RDB (save "+s+")")
+		kinds = append(kinds, "RDB (save "+s+")")
 	}
 	if f.Config["appendonly"] == "yes" {
-		on = append(on, "AOF")
+		kinds = append(kinds, "AOF")
 	}
-	if len(on) == 0 {
-		out.add(Warn, "persistence", "", "RDB and AOF are off: until the first snapshot is stored, nothing outlives a crash of this server")
-		return
+	switch on := strings.Join(kinds, " and "); {
+	case on != "" && us.Booted:
+		out.ok(name, "%s: it may be switched off, since the archive is a copy that boots", on)
+	case on != "":
+		out.ok(name, "%s: keep it on until `offloader status` shows a first snapshot stored and nothing not yet durable, and `offloader verify --boot` has succeeded", on)
+	case us.Booted:
+		out.ok(name, "RDB and AOF are off: what outlives a crash of this server is the archive, a copy that boots")
+	case us.Stored:
+		out.add(Warn, name, "have `offloader verify --boot` show it, or CONFIG SET appendonly yes until it has",
+			"RDB and AOF are off: what outlives a crash of this server is the archive, and no engine has shown yet that it boots")
+	default:
+		out.add(Fail, name, "archive it, or CONFIG SET appendonly yes until that has begun and `offloader verify --boot` has succeeded",
+			"RDB and AOF are off, and no store has a snapshot of it: nothing outlives a crash of this server")
 	}
-	out.ok("persistence", "%s: keep it on until `offloader status` shows a first snapshot stored and nothing not yet durable, and `offloader verify --boot` has succeeded", strings.Join(on, " and "))
 }
 
 // roundUp is the next power of two.

@@ -41,7 +41,7 @@ func TestWhatAttachingCosts(t *testing.T) {
 
 	buffer := named(list, "buffer", Warn)[0] // 760 MiB are written meanwhile, 256 are allowed
 	require.Equal(t, `CONFIG SET client-output-buffer-limit "replica 2147483648 2147483648 60"`, buffer.Hint)
-	require.Contains(t, named(list, "persistence", Warn)[0].Message, "nothing outlives a crash")
+	require.Contains(t, named(list, "persistence", Fail)[0].Message, "nothing outlives a crash")
 }
 
 func TestAdvice(t *testing.T) {
@@ -113,6 +113,47 @@ func TestAdvice(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is said of RDB and AOF follows from what is archived: all is green once an engine has booted it.
+func TestPersistence(t *testing.T) {
+	for _, row := range []struct {
+		aof, says string
+		us        Ours
+		level     Level
+	}{
+		{"no", "no store has a snapshot of it: nothing outlives a crash", Ours{}, Fail},
+		{"no", "no engine has shown yet that it boots", Ours{Stored: true}, Warn},
+		{"no", "what outlives a crash of this server is the archive, a copy that boots", Ours{Stored: true, Booted: true}, OK},
+		{"yes", "AOF: keep it on until", Ours{Stored: true}, OK},
+		{"yes", "AOF: it may be switched off", Ours{Stored: true, Booted: true}, OK},
+	} {
+		f := busy()
+		f.Config["appendonly"] = row.aof
+		list := named(Advise(f, row.us), "persistence", row.level)
+		require.Len(t, list, 1, "%+v", row)
+		require.Contains(t, list[0].Message, row.says)
+		require.Equal(t, row.level == OK, list[0].Hint == "")
+	}
+}
+
+// A master that follows its own relay is not one whose link is down: it waits for its rebirth.
+func TestWaitsForItsRebirth(t *testing.T) {
+	f := busy()
+	f.Info["role"], f.Info["master_host"], f.Info["master_port"], f.Info["master_link_status"] = "slave", "127.0.0.1", "6390", "down"
+	f.Info["master_replid"] = strings.Repeat("0", 40)
+	for listen, follows := range map[string]bool{"127.0.0.1:6390": true, "0.0.0.0:6390": true, "127.0.0.1:6391": false, "": false} {
+		require.Equal(t, follows, f.follows(t.Context(), listen), listen)
+	}
+	require.NotEmpty(t, named(Advise(f, Ours{}), "state", Fail), "somebody else's replica")
+	f.Waits = true
+	waits := named(Advise(f, Ours{Attached: true}), "state", Warn)[0]
+	require.Contains(t, waits.Message, "waits for its rebirth")
+	require.Contains(t, waits.Hint, "`offloader status` says why")
+	alone := Advise(f, Ours{})
+	require.Contains(t, named(alone, "state", Warn)[0].Hint, "start it")
+	require.Empty(t, named(alone, "persistence", Fail), "it holds nothing yet")
+	require.Empty(t, AdviseHistory(f, Archived{}, time.Now()))
 }
 
 func TestSpans(t *testing.T) {

@@ -29,7 +29,7 @@ const costs = "attaching means a full sync and a new timeline"
 func AdviseHistory(f *Facts, a Archived, now time.Time) []Finding {
 	const name = "archive"
 	var out findings
-	if f.replID() == "" {
+	if f.replID() == "" || f.Waits { // it has no history until it gets ours
 		return nil
 	}
 	next := int64(a.Offset) + 1 // what PSYNC asks for

@@ -21,6 +21,7 @@ type Master struct {
 	Username string // "" for the default user
 	Password string
 	TLS      *tls.Config   // nil for a plain connection
+	Relay    string        // where the source's relay listens, "" where it has none
 	Sample   time.Duration // how long writes are watched to tell their rate
 	Timeout  time.Duration // for the connection, and for each answer
 }
@@ -34,6 +35,7 @@ type Facts struct {
 	Psync   string            // the master's words to a PSYNC that can't succeed
 	Rate    float64           // bytes of stream a second; of all input where the master counts no stream
 	Counted bool              // Rate is of the stream itself
+	Waits   bool              // it follows the source's own relay: it waits for its rebirth
 }
 
 // settings are what is looked at, by CONFIG GET.
@@ -137,6 +139,7 @@ func (m Master) ask(ctx context.Context, conn *redis.Conn) (*Facts, error) {
 	// arguments, of which there are none).
 	f.Refused["replconf"] = refusal(conn.Do(ctx, "REPLCONF").Err())
 	f.readInfo(ctx, conn)
+	f.Waits = f.follows(ctx, m.Relay)
 	f.readConfig(ctx, conn)
 	f.watch(ctx, conn, m.Sample)
 	if err := ctx.Err(); err != nil {

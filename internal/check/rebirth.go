@@ -117,7 +117,7 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 		out.add(Warn, name, "grant +config|get", "the master doesn't tell its settings: whether it would be reborn isn't known")
 		return out
 	case c.Dump != "" && !kept:
-		out.add(Fail, name, "rm "+c.Dump, "%s is left beside save '': a restart loads it, and comes back as the master was then", c.Dump)
+		out.add(Fail, name, "mv "+c.Dump+" "+c.Dump+".before-offloader", "%s is left beside save '': a restart loads it, and comes back as the master was then", c.Dump)
 	}
 	if c.Config["replica-serve-stale-data"] != "no" {
 		level, what := Fail, "a restart without it serves an empty master"

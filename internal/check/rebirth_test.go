@@ -65,7 +65,7 @@ func TestRebirthReadiness(t *testing.T) {
 		says(comeback(t, s, "", true), Fail, "as its replica the master gives \"somebody\"")
 		s.Do("CONFIG", "SET", "masteruser", "")
 		require.NoError(t, os.WriteFile(filepath.Join(s.Dir(), "dump.rdb"), nil, 0o600))
-		says(comeback(t, s, "", true), Fail, "rm "+filepath.Join(s.Dir(), "dump.rdb"))
+		says(comeback(t, s, "", true), Fail, "mv "+filepath.Join(s.Dir(), "dump.rdb")+" "+filepath.Join(s.Dir(), "dump.rdb")+".before-offloader")
 		require.NoError(t, os.Remove(filepath.Join(s.Dir(), "dump.rdb")))
 		s.Do("CONFIG", "SET", "replica-read-only", "no")
 		says(comeback(t, s, "", true, true), Fail, "takes writes that nobody archives")

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"syscall"
+
+	"github.com/offloader/offloader/internal/relay"
 )
 
 // Relay is where a source's replicas are to attach.
@@ -14,6 +16,12 @@ type Relay struct {
 	TLS      bool
 	// Running is what the daemon at work on the spool says of it; nil: there is none, or it doesn't have it.
 	Running *RunningRelay
+}
+
+// follows tells whether a server is a replica of the relay that listens there, on this host.
+func (f *Facts) follows(ctx context.Context, listen string) bool {
+	_, port, err := net.SplitHostPort(listen)
+	return err == nil && f.Info["role"] == "slave" && f.Info["master_port"] == port && relay.Here(ctx, f.Info["master_host"])
 }
 
 // RunningRelay is one that a daemon has.
