@@ -171,6 +171,9 @@ func (a *app) printRestore(r *restore.Report, dry bool) error {
 		row("note", "%s", n)
 	}
 	if r.Start != "" {
+		if r.Engine != "" {
+			row("note", "the server has to be %s: an older one can't load it", r.Engine)
+		}
 		row("start it", "%s", r.Start)
 	}
 	return a.term.table("  ", "", rows)

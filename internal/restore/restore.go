@@ -14,6 +14,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ type Report struct {
 	Expired  *int64        `json:"expired"`  // of Keys, whose expiry has passed since the point
 	Output   string        `json:"output"`
 	Start    string        `json:"start"` // the command that starts a server on it
+	Engine   string        `json:"-"`     // what that server has to be, as "redis 8.0 or newer"; "" where it isn't known
 
 	Format       Format        `json:"format"`
 	SnapshotTime stream.Time   `json:"snapshot_time"`
@@ -173,6 +175,8 @@ func To(ctx context.Context, r *replay.Replay, o Options) (*Report, error) {
 	}
 	report.Bytes = w.done
 	w.count.Tell(report)
-	report.Start, err = startCommand(report, r, w.count.databases)
+	engine := cmp.Or(r.Timeline.Engine, r.Info.Engine, "redis")
+	report.Engine = atLeast(engine, r.Timeline.Version, r.Info.RDBVersion)
+	report.Start, err = startCommand(report, engine, w.count.databases)
 	return report, err
 }

@@ -115,6 +115,25 @@ func TestFolder(t *testing.T) {
 	require.EqualValues(t, size, report.Bytes)
 }
 
+// An older engine than wrote it ends at once, so it is said which one it takes.
+func TestWhichEngine(t *testing.T) {
+	for _, row := range []struct {
+		engine, version string
+		rdb             int
+		want            string
+	}{
+		{"redis", "8.0.2", 12, "redis 8.0 or newer"},
+		{"redis", "7.0.15", 10, "redis 7.0 or newer"},
+		{"redis", "7.0.15", 12, "redis 7.4 or newer"}, // upgraded since the timeline began
+		{"valkey", "8.1.3", 80, "valkey 9.0 or newer"},
+		{"valkey", "", 11, "valkey 7.2 or newer"},
+		{"redis", "6.2.14", 9, "redis 6.2 or newer"},
+		{"redis", "", 99, ""},
+	} {
+		require.Equal(t, row.want, atLeast(row.engine, row.version, row.rdb))
+	}
+}
+
 func TestSingle(t *testing.T) {
 	out := t.TempDir()
 	l := small()

@@ -4,24 +4,15 @@ import (
 	"fmt"
 	"net"
 	"strings"
-
-	"github.com/offloader/offloader/internal/replay"
 )
 
 // startCommand is a line for a shell that starts a server on what was restored: reachable from
 // this machine only, on a port that is free now, and needing no configuration. databases is the
 // least number of databases that the data needs.
-func startCommand(report *Report, r *replay.Replay, databases int) (string, error) {
+func startCommand(report *Report, engine string, databases int) (string, error) {
 	port, err := freePort()
 	if err != nil {
 		return "", fmt.Errorf("the restore is complete; no free port was found for a server on it: %w", err)
-	}
-	engine := r.Timeline.Engine
-	if engine == "" {
-		engine = r.Info.Engine
-	}
-	if engine == "" {
-		engine = "redis"
 	}
 	// save '' because an engine without a configuration would write a dump.rdb beside the AOF.
 	words := []string{engine + "-server", "--dir", report.Output, "--appendonly", "yes", "--save", "",
@@ -36,6 +27,30 @@ func startCommand(report *Report, r *replay.Replay, databases int) (string, erro
 		words[i] = ShellQuote(w)
 	}
 	return strings.Join(words, " "), nil
+}
+
+// writes is the version of an engine that began to write RDBs of a version.
+var writes = map[int]string{10: "7.0", 11: "7.2", 12: "7.4", 80: "9.0"}
+
+// atLeast says which engine can load what was restored, "" where that isn't known. An older one than wrote it ends at
+// once. version is the master's when the timeline began; it may have been upgraded before the snapshot.
+func atLeast(engine, version string, rdb int) string {
+	major, minor := release(version)
+	if x, y := release(writes[rdb]); x > major || x == major && y > minor {
+		major, minor = x, y
+	}
+	if major == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s %d.%d or newer", engine, major, minor)
+}
+
+// release is the beginning of a version, zeros where there is none.
+func release(version string) (major, minor int) {
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return 0, 0
+	}
+	return major, minor
 }
 
 // freePort finds a port that nobody listens on: near the one that people know, below those that the
