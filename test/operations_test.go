@@ -79,7 +79,9 @@ http: {listen: "127.0.0.1:%d"}
 		{"offloader verify --source cache", func(block string) { r.sh(block) }},
 		{"offloader verify --boot --source cache", func(block string) {
 			require.Contains(t, r.sh(block), "as the master had then")
-			require.Regexp(t, `ok +ready`, r.sh("offloader check"))
+			out := r.sh("offloader check")
+			require.Regexp(t, `ok +ready`, out)
+			require.Regexp(t, `ok +persistence +RDB \(save 3600 1\): it may be switched off`, out)
 		}},
 		{"offloader restore --source cache --latest", func(block string) {
 			require.Contains(t, r.sh(block), "  start it  ")
@@ -123,7 +125,12 @@ http: {listen: "127.0.0.1:%d"}
 		}},
 		{"offloader prune --source cache --dry-run", func(block string) { r.sh(block) }},
 		{"offloader restore --archive /srv/archive", func(block string) { r.sh(block) }},
-		{"offloader check", func(block string) { require.NotContains(t, r.sh(block), "FAIL") }},
+		{"offloader check", func(block string) {
+			out := r.sh(block)
+			require.NotContains(t, out, "FAIL")
+			require.Regexp(t, `ok +persistence +RDB and AOF are off: what outlives a crash`, out)
+			require.Regexp(t, `ok +rebirth`, out)
+		}},
 		{"offloader copy", func(block string) {
 			r.sh(block)
 			require.DirExists(t, filepath.Join(r.root, "srv/another/cache"))
@@ -141,6 +148,7 @@ http: {listen: "127.0.0.1:%d"}
 			master.Kill()
 			master.Restart(options...)
 			says("waiting for its rebirth: ")
+			require.Regexp(t, `warn +state +.* waits for its rebirth`, r.sh("offloader check"))
 			r.sh("offloader promote --source cache --latest")
 			require.Eventually(t, func() bool { return role(master) == "master" }, time.Minute, 50*time.Millisecond)
 			require.Equal(t, before, master.Digest())

@@ -201,8 +201,9 @@ func newReader(t *testing.T, page string) *reader {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	require.NoError(t, err)
-	r := &reader{t: t, blocks: shellBlocks(string(text)), master: enginetest.Start(t, enginetest.Any(t), "--save", "3600 1"), home: t.TempDir(), root: t.TempDir(), bin: t.TempDir()}
+	r := &reader{t: t, blocks: shellBlocks(string(text)), master: enginetest.Start(t, enginetest.Any(t)), home: t.TempDir(), root: t.TempDir(), bin: t.TempDir()}
 	r.cwd = r.home
+	r.master.Do("CONFIG", "SET", "save", "3600 1") // until the runbook switches it off
 	names := []string{"GOCACHE", "GOMODCACHE", "GOPATH"}
 	out, err := exec.Command("go", append([]string{"env"}, names...)...).Output()
 	require.NoError(t, err)
