@@ -130,3 +130,30 @@ func TestRebirthAfterTheDaemon(t *testing.T) {
 		same(t, m.Server, other)
 	})
 }
+
+// TestRebirthBesideAReplicaThatRefuses: a replica doesn't have our user, as users are not replicated. While it follows the relay
+// it can't be the master, nor have more, and keeps nobody from being reborn; when it doesn't, it may.
+func TestRebirthBesideAReplicaThatRefuses(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, enginetest.Any(t))
+	other := enginetest.Start(t, m.Kind(), "--masteruser", "replica", "--masterauth", "of the relay", "--replicaof", fmt.Sprintf("127.0.0.1 %d", m.port))
+	m.Do("SET", "k", "kept")
+	digest := m.still(t)
+	same(t, m.Server, other)
+	m.keeps(t, other)
+	m.Kill()
+	m.Restart()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+
+	other.Do("REPLICAOF", "NO", "ONE") // nobody may see that it is a master now
+	m.Kill()
+	m.Restart()
+	s := m.waits("replica " + other.Addr() + " may have become the master, and can't be asked")
+	require.Contains(t, s.Why, "WRONGPASS")
+	require.Contains(t, s.Hint, "+info +role")
+	require.Equal(t, "slave", m.Info("replication")["role"])
+	other.Do("REPLICAOF", "127.0.0.1", m.port)
+	m.reborn(2)
+	require.Equal(t, digest, m.Digest())
+}

@@ -24,6 +24,8 @@ const (
 	askFor = 2 * time.Second
 	// seenFor is how long after its last try a server that can't be served still counts as ours.
 	seenFor = 10 * time.Second
+	// acksFor is how long after its last acknowledgement a replica counts as one that follows: it gives one each second.
+	acksFor = 3 * time.Second
 	// promotes is how long a promotion that was decided may take.
 	promotes = 10 * time.Second
 )
@@ -181,16 +183,30 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	asked = slices.DeleteFunc(slices.Compact(asked), func(address string) bool { return address == except || address == k.want.Address })
 	at, _, _ := net.SplitHostPort(except)
 	name, _, _ := net.SplitHostPort(k.want.Address)
+	answers := k.askAll(ctx, asked)
+	follow := k.following(time.Now()) // after they were asked: who leaves the relay to be a master is not excused by what it was before
 	var all []rebirth.Server
-	for i, a := range k.askAll(ctx, asked) {
+	for i, a := range answers {
 		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) || a.master.Name == "offloader" { // another archive can't become a master
 			continue
 		}
 		m := a.master
 		host, _, _ := net.SplitHostPort(asked[i])
-		all = append(all, rebirth.Server{Address: asked[i], Host: host == at || host == name, Err: a.err, Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
+		all = append(all, rebirth.Server{Address: asked[i], Host: host == at || host == name, Err: a.err, Refuses: a.refuses(), Follows: follow[asked[i]], Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
 	}
 	return all
+}
+
+// following tells the relay's replicas that get the stream, and have acknowledged some of it a moment ago: a connection may
+// be half open.
+func (k *keeper) following(now time.Time) map[string]bool {
+	follow := map[string]bool{}
+	if l := k.listener(); l != nil {
+		for _, r := range l.Replicas() {
+			follow[r.Address] = r.State == relay.Online && r.AckTime != 0 && now.Sub(r.AckTime.Go()) < acksFor
+		}
+	}
+	return follow
 }
 
 // namesakes are all addresses that the source's name has, or had when its server came to the relay: another server may be the
@@ -222,6 +238,15 @@ type answer struct {
 	err    error
 }
 
+// errNoInfo says that a server lets us in, and tells nothing.
+var errNoInfo = errors.New("INFO is not permitted")
+
+// refuses tells that a server is there and doesn't let us ask: one that is silent may be anything.
+func (a answer) refuses() bool {
+	kind := syncer.KindOf(a.err)
+	return errors.Is(a.err, errNoInfo) || kind == syncer.KindPassword || kind == syncer.KindPermission
+}
+
 // askAll asks servers what they are, all at once.
 func (k *keeper) askAll(ctx context.Context, addresses []string) []answer {
 	answers := make([]answer, len(addresses))
@@ -236,7 +261,7 @@ func (k *keeper) askAll(ctx context.Context, addresses []string) []answer {
 			defer w.Close()
 			m, err := w.Look(ctx)
 			if err == nil && !m.Permitted {
-				err = errors.New("INFO is not permitted")
+				err = errNoInfo
 			}
 			answers[i] = answer{m, err}
 		})

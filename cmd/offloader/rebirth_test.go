@@ -72,6 +72,29 @@ func TestTheSourcesOtherPort(t *testing.T) {
 	}
 }
 
+// TestWhoRefusesToBeAsked: one that doesn't let us ask is told from one that doesn't answer.
+func TestWhoRefusesToBeAsked(t *testing.T) {
+	kind := enginetest.Any(t)
+	knows, stranger, gone := enginetest.Start(t, kind), enginetest.Start(t, kind), enginetest.Start(t, kind)
+	gone.Kill()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, silent.Close()) }()
+	k := &keeper{want: want{Source: config.Source{Username: "offloader", Password: "secret"}}}
+	all := []string{knows.Addr(), stranger.Addr(), gone.Addr(), silent.Addr().String()}
+	refuse := func() (who []bool) {
+		for _, a := range k.askAll(t.Context(), all) {
+			who = append(who, a.refuses())
+		}
+		return who
+	}
+	knows.Do("ACL", "SETUSER", "offloader", "on", ">secret", "+info")
+	require.Equal(t, []bool{false, true, false, false}, refuse())
+	knows.Do("ACL", "SETUSER", "offloader", "-info")
+	require.Equal(t, []bool{true, true, false, false}, refuse())
+	require.Empty(t, k.following(time.Now()), "there is no relay")
+}
+
 // What a rebirth would take: a second, the snapshot at the rate of the last copy, the log at that of the stream behind it.
 func TestWhatARebirthWouldTake(t *testing.T) {
 	for _, row := range []struct {

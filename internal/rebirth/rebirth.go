@@ -62,6 +62,8 @@ type Server struct {
 	Address string
 	Host    bool  // it is at the source's own host, under another port
 	Err     error // why it could not be asked. One that nobody runs is not among the Others
+	Refuses bool  // that is its own word: it is there, and doesn't let us ask
+	Follows bool  // the relay, at this moment: then it is a replica, and has nothing that we have not
 	Master  bool
 	ReplID  stream.ReplID
 	Left    stream.ReplID // the history that it went on from under ReplID, "" where there is none
@@ -139,6 +141,9 @@ func Feed(f Facts) Verdict {
 	}
 	for _, o := range f.Others() {
 		switch {
+		case o.Err != nil && o.Refuses && o.Follows:
+		case o.Err != nil && o.Refuses:
+			return wait("let our user ask it, with +info +role (users are not replicated), or attach it to the relay; "+f.overrule(), "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
 		case o.Err != nil && o.Host:
 			return wait("if it is the source's port for TLS, or the one without: set replica-announce-port there to the port of its address here, and restart it. Then, and where you know that it is no master, "+f.overrule(),
 				"%s, at the source's own host, is a port of the source itself or a replica that may have become the master, and can't be asked: %v", o.Address, o.Err)

@@ -75,6 +75,9 @@ func TestJudge(t *testing.T) {
 		{"it may not be asked", func(f *Facts) { f.Engine = Engine{Untold: "ROLE", Attached: true} }, "not be asked for ROLE", false},
 		{"another doesn't tell", other(Server{Err: errors.New("timeout")}), "can't be asked", true},
 		{"the source itself, at its port for TLS", other(Server{Err: errors.New("timeout"), Host: true}), "h:1, at the source's own host, is a port of the source itself or a replica", true},
+		{"another refuses", other(Server{Err: errors.New("NOPERM"), Refuses: true}), "can't be asked: NOPERM", true},
+		{"another doesn't tell, and was attached a moment ago", other(Server{Err: errors.New("timeout"), Follows: true}), "can't be asked: timeout", true},
+		{"another refuses, and follows the relay", other(Server{Err: errors.New("NOPERM"), Refuses: true, Follows: true}), "", true},
 		{"another replica", other(Server{ReplID: ours, At: 700}), "", true},
 		{"one of another history", other(Server{ReplID: "x", At: 900}), "", true},
 	} {
@@ -117,8 +120,9 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		}
 		o := Server{Address: "h:1", Master: flag("master"), ReplID: ids.Draw(t, "other's id"), At: at.Draw(t, "other's at")}
 		if flag("silent") {
-			o.Err, o.Host = errors.New("silent"), flag("at its host")
+			o.Err, o.Host, o.Refuses = errors.New("silent"), flag("at its host"), flag("refuses")
 		}
+		o.Follows = flag("follows")
 		f.Others = func() []Server { return []Server{o} }
 		words := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Word {
 			w := Word{Names: "h:2", Source: rapid.Bool().Draw(t, "source"), Epoch: rapid.Uint64Max(3).Draw(t, "epoch")}
@@ -143,7 +147,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		elected = elected && (len(words) == 0 || 2*said > len(words))
 		e := f.Engine
 		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && elected && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
-			!e.Loading && e.Attached && !e.Copying && o.Err == nil && !o.Master && (o.ReplID != ours || o.At <= 700)
+			!e.Loading && e.Attached && !e.Copying && (o.Err == nil || o.Refuses && o.Follows) && !o.Master && (o.ReplID != ours || o.At <= 700)
 		v := Judge(f)
 		require.Equal(t, certain, v.Promote)
 		require.Equal(t, certain, v.Why == "")
