@@ -64,6 +64,23 @@ func TestRebirthWithoutRights(t *testing.T) {
 	require.Equal(t, bad, m.Digest())
 }
 
+// TestRebirthWithAWrongPassword: the server can't get into the relay, where another replica is attached. It is told what is
+// wrong, and not that the other one should be it.
+func TestRebirthWithAWrongPassword(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, nth(t, 1))
+	other := m.replicaOf(t, m.port, "--masteruser", "replica", "--masterauth", "of the relay")
+	m.Do("SET", "k", "kept")
+	digest := m.still(t)
+	same(t, m.Server, other)
+	m.Kill()
+	m.Restart("--masterauth", "of another")
+	require.Contains(t, m.waits("can't get in: a wrong password came from 127.0.0.1, or none").Hint, "set masteruser and masterauth")
+	m.Do("CONFIG", "SET", "masterauth", "of the relay")
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+}
+
 // TestRebirthOfOneThatHoldsMore: its own dump.rdb has what no daemon was there to take. It is nobody's to throw away.
 func TestRebirthOfOneThatHoldsMore(t *testing.T) {
 	t.Parallel()

@@ -38,7 +38,7 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 		return syncer.Upstream, nil // nobody can follow us
 	}
 	replicas := l.Replicas()
-	r, ours, wrong := k.whoIs(ctx, f, replicas, l.Port())
+	r, ours, wrong := k.whoIs(ctx, f, replicas, l)
 	if !ours && wrong.Why == "" {
 		wrong = k.disguised(ctx, f, replicas)
 	}
@@ -122,7 +122,7 @@ func (k *keeper) atSource(ctx context.Context, address string) bool {
 // whoIs finds the server among the relay's replicas: it is the one that comes from the address that the link
 // goes to, and says that it listens on that port. One that follows us, and tells another address, is
 // mistaken for somebody else: then what is wrong is told. So it is of one that can't get in.
-func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.Replica, port int) (r relay.Replica, ours bool, wrong rebirth.Verdict) {
+func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.Replica, l *relay.Listener) (r relay.Replica, ours bool, wrong rebirth.Verdict) {
 	host, at, err := net.SplitHostPort(f.Remote)
 	if err != nil {
 		return r, false, wrong
@@ -141,7 +141,10 @@ func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.
 	}
 	h, p, err := net.SplitHostPort(f.Upstream)
 	switch {
-	case err != nil || p != strconv.Itoa(port) || !relay.Here(ctx, h):
+	case err != nil || p != strconv.Itoa(l.Port()) || !relay.Here(ctx, h):
+	case f.State != "connected" && l.Refuses(host): // before others that are attached are taken for it
+		wrong = rebirth.Verdict{Why: "it follows this relay, and can't get in: a wrong password came from " + host + ", or none",
+			Do: "set masteruser and masterauth there, in its configuration file too, to what the relay's username and password are"}
 	case len(announced) > 0:
 		wrong = mistaken("it follows this relay, where nobody comes from %s: those who do say %v", f.Remote, announced)
 	case f.Untold == "" && f.State != "connected":

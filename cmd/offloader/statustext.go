@@ -132,6 +132,8 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 	add("link", "%s", doing(s.Status, now))
 	if s.Error != "" {
 		bad("error", s.Error, s.Hint)
+	} else if s.Hint != "" { // what decides a wait
+		add("", "→ %s", s.Hint)
 	}
 	if sus := s.Suspect; sus != nil {
 		bad("SUSPECT", sus.Cause, "")

@@ -13,6 +13,8 @@ const (
 	// refusedFor is how long the log says nothing more of a host that has given a wrong password: a replica tries
 	// anew each second.
 	refusedFor = time.Minute
+	// lately is how long after its last try a host still counts as one that can't get in.
+	lately = 10 * time.Second
 	// maxRefused is how many hosts are told apart in that.
 	maxRefused = 256
 )
@@ -78,6 +80,7 @@ type refusals struct {
 type refusal struct {
 	told  time.Time // when the log was told last
 	times int       // since then
+	last  time.Time
 }
 
 // count takes one more from a host. It gives how many are to be told of now, 0 while the last word is too young. Where
@@ -99,13 +102,25 @@ func (r *refusals) count(host string, now time.Time) (who string, times int) {
 		}
 	}
 	one := r.of[host]
+	one.last = now
 	if one.times++; now.Sub(one.told) < refusedFor {
 		r.of[host] = one
 		return host, 0
 	}
-	r.of[host] = refusal{told: now}
+	r.of[host] = refusal{told: now, last: now}
 	return host, one.times
 }
+
+// lately tells whether a host could not get in a moment ago.
+func (r *refusals) lately(host string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one, known := r.of[host]
+	return known && now.Sub(one.last) < lately
+}
+
+// Refuses tells whether a peer from a host, an IP, gave a wrong password a moment ago, or none.
+func (l *Listener) Refuses(host string) bool { return l.refusals.lately(host, time.Now()) }
 
 // refused has it told that a peer can't get in, once a minute for a host.
 func (l *Listener) refused(from net.Addr) {

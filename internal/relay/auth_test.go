@@ -25,6 +25,9 @@ func TestWrongPasswordsAreToldOnceAMinute(t *testing.T) {
 	require.Equal(t, []int{1, 60, 60}, told)
 	_, times := r.count("10.0.0.7", now.Add(time.Second))
 	require.Equal(t, 1, times, "another host has its own minute")
+	require.True(t, r.lately("10.0.0.6", now.Add(129*time.Second)), "whether it was told or not")
+	require.False(t, r.lately("10.0.0.6", now.Add(130*time.Second)))
+	require.False(t, r.lately("10.0.0.8", now))
 }
 
 // Who comes from everywhere fills neither the memory nor the log.
@@ -47,11 +50,13 @@ func TestWrongPasswordsFromEverywhere(t *testing.T) {
 func TestTheLogOfWrongPasswords(t *testing.T) {
 	var log bytes.Buffer
 	l := running(t, Options{Describe: describe, Login: Login{Password: "secret"}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.False(t, l.Refuses("127.0.0.1"))
 	for range 5 {
 		require.Contains(t, ask(t, l, "AUTH wrong\r\n"), "-WRONGPASS")
 		require.Contains(t, ask(t, l, "PSYNC ? -1\r\n"), "-NOAUTH")
 	}
 	require.Equal(t, 1, strings.Count(log.String(), "\n"), "%s", &log)
+	require.True(t, l.Refuses("127.0.0.1"))
 	require.Contains(t, log.String(), `msg="a peer of the relay gave a wrong password, or none" peer=127.0.0.1 times=1`)
 	require.NotContains(t, log.String(), "secret")
 }
