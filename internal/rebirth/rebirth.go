@@ -90,6 +90,14 @@ func wait(do, why string, args ...any) Verdict {
 	return Verdict{Why: fmt.Sprintf(why, args...), Do: do}
 }
 
+// some is how many of something there are.
+func some(n int64, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
 // Judge is the decision.
 func Judge(f Facts) Verdict {
 	e := f.Engine
@@ -98,7 +106,7 @@ func Judge(f Facts) Verdict {
 	case e.Untold != "":
 		return wait("grant the user +info +role +replicaof there, see configs/offloader.acl", "it may not be asked for %s: where it stands isn't known", e.Untold)
 	case f.Order == Empty && e.Keys > 0:
-		return wait("leave --empty away, or take the data from the server first", "it holds %d keys, and was to start from nothing", e.Keys)
+		return wait("leave --empty away, or take the data from the server first", "it holds %s, and was to start from nothing", some(e.Keys, "key"))
 	case f.Order == Empty, f.Order == Latest && f.Unread == nil && f.Timeline != "" && ahead: // what there is includes what it has itself
 		return Verdict{Promote: true}
 	}
@@ -152,7 +160,7 @@ func Feed(f Facts) Verdict {
 		case o.Master:
 			return wait("have one of the two follow the other, or name that one as the source; "+f.overrule(), "%s, which was of its replicas or has its name, is a master now", o.Address)
 		case (o.ReplID == f.ReplID || o.Left == f.ReplID) && o.At > f.End:
-			return wait("promote that one, and name it as the source; "+f.overrule()+", without these", "replica %s has %d bytes more than are durable here", o.Address, o.At-f.End)
+			return wait("promote that one, and name it as the source; "+f.overrule()+", without these", "replica %s has %s more than are durable here", o.Address, some(int64(o.At-f.End), "byte"))
 		}
 	}
 	return Verdict{Promote: true}

@@ -69,8 +69,8 @@ func TestJudge(t *testing.T) {
 		{"copying", func(f *Facts) { f.Engine.Copying = true }, "full copy", false},
 		{"ahead", func(f *Facts) { f.Engine.At = 701 }, "only what is before 700", true},
 		{"another master", other(Server{Master: true}), "is a master now", true},
-		{"another is ahead", other(Server{ReplID: ours, At: 701}), "1 bytes more", true},
-		{"another is ahead, under an id that came later", other(Server{ReplID: "x", Left: ours, At: 701}), "1 bytes more", true},
+		{"another is ahead", other(Server{ReplID: ours, At: 701}), "1 byte more", true},
+		{"another is ahead, under an id that came later", other(Server{ReplID: "x", Left: ours, At: 701}), "1 byte more", true},
 		{"another went on, with nothing new", other(Server{ReplID: "x", Left: ours, At: 700}), "", true},
 		{"it may not be asked", func(f *Facts) { f.Engine = Engine{Untold: "ROLE", Attached: true} }, "not be asked for ROLE", false},
 		{"another doesn't tell", other(Server{Err: errors.New("timeout")}), "can't be asked", true},
@@ -101,7 +101,9 @@ func TestJudge(t *testing.T) {
 	f.Engine.Untold = "INFO"
 	require.False(t, Judge(f).Promote, "whether it is empty isn't known")
 	f.Engine.Untold, f.Engine.Keys = "", 1
-	require.Contains(t, Judge(f).Why, "holds 1 keys")
+	require.Contains(t, Judge(f).Why, "holds 1 key,")
+	f.Engine.Keys = 2
+	require.Contains(t, Judge(f).Why, "holds 2 keys,")
 }
 
 // Whatever comes together: without an order nothing is promoted that does not stand, connected, exactly where
