@@ -132,7 +132,7 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 	add("link", "%s", doing(s.Status, now))
 	if s.Error != "" {
 		bad("error", s.Error, s.Hint)
-	} else if s.Hint != "" { // what decides a wait
+	} else if s.State == "waiting" && s.Hint != "" { // what ends the wait
 		add("", "→ %s", s.Hint)
 	}
 	if sus := s.Suspect; sus != nil {
@@ -171,7 +171,11 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 		add("rebirth", "would take about %s now, %s: a snapshot of %s, and %s of stream behind it", span(toDuration(p.Seconds)), by, size(p.Snapshot), size(p.Log))
 	}
 	for _, r := range s.Replicas {
-		text := fmt.Sprintf("%s %s since %s", r.Address, r.State, moment(r.Since, now))
+		who := r.Address
+		if who == s.Master {
+			who += ", the source itself,"
+		}
+		text := fmt.Sprintf("%s %s since %s", who, r.State, moment(r.Since, now))
 		if r.AckTime != 0 {
 			text += fmt.Sprintf(", acknowledged %s, %s behind", count(int64(r.Offset)), size(int64(s.Durable-r.Offset)))
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/offloader/offloader/internal/heartbeat"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
@@ -56,4 +57,26 @@ func TestStatusTellsOfAges(t *testing.T) {
 	require.Contains(t, text(heartbeatRow(beat, now)), "last 11:59:00")
 	beat.Error = "it answers 404 Not Found"
 	require.Contains(t, text(heartbeatRow(beat, now)), "failed: it answers 404 Not Found")
+}
+
+// A source that waits is told what ends that; its own server among the relay's replicas is no other one.
+func TestStatusOfASourceThatWaits(t *testing.T) {
+	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	s := httpapi.Source{Status: source.Status{Master: "10.0.0.5:6379", State: "waiting", Why: "for its rebirth: nothing is archived of it", Hint: "say it"}}
+	s.Replicas = []relay.Replica{{Address: "10.0.0.5:6379", State: relay.Away, Since: stream.TimeOf(now)}, {Address: "10.0.0.6:6379", State: relay.Online, Since: stream.TimeOf(now)}}
+	told := func() (lines []string) {
+		for _, row := range new(app).details(s, now) {
+			line := ""
+			for _, c := range row {
+				line += c.text + "|"
+			}
+			lines = append(lines, line)
+		}
+		return lines
+	}
+	require.Equal(t, []string{"link|waiting for its rebirth: nothing is archived of it|", "|→ say it|"}, told()[1:3])
+	require.Contains(t, told(), "replica|10.0.0.5:6379, the source itself, away since 12:00:00|")
+	require.Contains(t, told(), "replica|10.0.0.6:6379 online since 12:00:00|")
+	s.State = "syncing"
+	require.NotContains(t, told(), "|→ say it|", "it is over")
 }
