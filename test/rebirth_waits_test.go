@@ -38,6 +38,9 @@ func TestRebirthWithoutRights(t *testing.T) {
 	m.d.Until("cache", "it says what it lacks", func(s blackbox.SourceStatus) bool {
 		return strings.Contains(s.Hint, "ACL SETUSER offloader +replicaof")
 	})
+	for _, word := range []string{"--latest", "--empty"} {
+		require.Contains(t, m.d.Run("promote", word).Stderr, "ACL SETUSER offloader +replicaof", "a word doesn't help")
+	}
 	m.Do("ACL", "SETUSER", "offloader", "+replicaof")
 	m.Do("ACL", "SAVE")
 	m.reborn(1)

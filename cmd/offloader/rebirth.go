@@ -330,7 +330,10 @@ func (k *keeper) isAnother(ctx context.Context, link syncer.Status) bool {
 // what that was, and what was given up for it.
 func (k *keeper) promote(ctx context.Context, order rebirth.Order) (said string, err error) {
 	src := k.current()
-	if why := src.Link().Rebirth; why == "" {
+	switch st := src.Link(); {
+	case st.Rebirth == "" && st.Phase != syncer.Streaming && st.LastError != "": // a right that it lacks, perhaps
+		return "", fmt.Errorf("source %s doesn't wait for its rebirth: %s", k.want.Name, hinted(st.LastError, st.LastHint))
+	case st.Rebirth == "":
 		return "", fmt.Errorf("source %s doesn't wait for its rebirth: it is no replica of the relay (see `offloader status`)", k.want.Name)
 	}
 	if !k.promoting.TryLock() {
@@ -388,7 +391,7 @@ func (k *keeper) promote(ctx context.Context, order rebirth.Order) (said string,
 			decided = time.Now()
 		case time.Since(decided) > promotes:
 			st := src.Link()
-			return "", fmt.Errorf("it was decided, and could not be done: %s (%s)", st.LastError, st.LastHint)
+			return "", fmt.Errorf("it was decided, and could not be done: %s", hinted(st.LastError, st.LastHint))
 		}
 	}
 }
@@ -415,6 +418,14 @@ func (k *keeper) givenUp(ctx context.Context) string {
 	}
 	return fmt.Sprintf(", with no data. What was archived of it is given up: timeline %s%s. It is kept until `offloader release --source %s`, which says that this was right; "+
 		"`offloader restore --source %s --timeline %s --latest --output DIR` gives it back", end.Timeline, until, k.want.Name, k.want.Name, end.Timeline)
+}
+
+// hinted is what is wrong, with what to do where that is known.
+func hinted(wrong, hint string) string {
+	if hint == "" {
+		return wrong
+	}
+	return wrong + " (" + hint + ")"
 }
 
 // promote is keeper.promote, for the API.
