@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -169,12 +170,19 @@ func TestRestoreToSkips(t *testing.T) {
 
 // The master itself goes back, while it is archived: to the snapshot, to before a mistake, to a moment from before its id
 // changed. Each time the archive goes on with what it has now, as a branch there: what came since is kept, and said to be
-// lost, nothing is suspect, and nobody has a full sync but where no branch is possible.
+// lost, nothing is suspect, and nobody has a full sync but where no branch is possible. That one doesn't wait for the budget, which is used up.
 func TestRestoreToTheMaster(t *testing.T) {
 	t.Parallel()
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
-		h := newHome(t, kind)
+		dir := t.TempDir()
+		budget := filepath.Join(dir, "archive", ".spool", "cache", "budget.json")
+		require.NoError(t, os.MkdirAll(filepath.Dir(budget), 0o700))
+		now := time.Now()
+		spent, err := json.Marshal(map[string]any{"spent": 3, "since": now, "last": now.Add(-10 * time.Minute)})
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(budget, spent, 0o600))
+		h := newHomeIn(t, dir, kind)
 		snapshot := h.d.Until("cache", "begun", func(s blackbox.SourceStatus) bool { return s.LastSnapshot != nil }).LastSnapshot.Offset
 		empty := h.master.Digest()
 		fill(t, h.master, "good")
@@ -208,6 +216,16 @@ func TestRestoreToTheMaster(t *testing.T) {
 		require.Nil(t, s.Suspect)
 		require.Equal(t, "2", h.master.Info("stats")["sync_full"])
 		lines := h.d.Timelines("cache")
+		require.Contains(t, lines[len(lines)-1].Reason, "the master was restored to an earlier state")
+		require.Equal(t, h.master.Digest(), restoredDigest(t, h.d.Archive, kind))
+
+		// Nor can there be one from a history that the newest timeline never had.
+		into(t, h.d.Archive, "replicaof", "--timeline", lines[0].Name, "--latest", "--to", redisURL(h.master), "--conflict", "replace")
+		h.d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
+			return s.State == "streaming" && s.ReplID == h.master.Info("replication")["master_replid"]
+		})
+		require.Equal(t, "3", h.master.Info("stats")["sync_full"])
+		lines = h.d.Timelines("cache")
 		require.Contains(t, lines[len(lines)-1].Reason, "the master was restored to an earlier state")
 		require.Equal(t, h.master.Digest(), restoredDigest(t, h.d.Archive, kind))
 	})
@@ -252,8 +270,13 @@ type home struct {
 
 func newHome(t *testing.T, kind enginetest.Kind, args ...string) *home {
 	t.Helper()
+	return newHomeIn(t, t.TempDir(), kind, args...)
+}
+
+func newHomeIn(t *testing.T, dir string, kind enginetest.Kind, args ...string) *home {
+	t.Helper()
 	master := enginetest.Start(t, kind, args...)
-	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
+	d := blackbox.Start(t, dir, blackbox.Source{Name: "cache", Address: master.Addr()})
 	d.Streaming("cache")
 	return &home{master, d, kind}
 }

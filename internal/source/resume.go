@@ -125,6 +125,14 @@ func (s *Source) caughtUp(cur *spool.Timeline, missed bool, now time.Time) {
 // Resume says what to ask the master for: the stream behind the last boundary, or, where that
 // master is known to have lost our tail, behind a boundary that it shares.
 func (s *Source) Resume(m syncer.Master) (syncer.Resume, error) {
+	r, err := s.resume(m)
+	if err == nil && m.Judge(r).Full {
+		r.Ordered = s.restored(m)
+	}
+	return r, err
+}
+
+func (s *Source) resume(m syncer.Master) (syncer.Resume, error) {
 	s.mu.Lock()
 	cur, lost, revive := s.cur, s.lost, s.revive
 	s.branch, s.asked = nil, time.Now()
@@ -184,11 +192,50 @@ func (s *Source) goesBack(m syncer.Master, r syncer.Resume) error {
 	if m.Role != "slave" || was.Role != "master" || m.RunID == "" || m.RunID != was.RunID {
 		return nil
 	}
-	known, _ := s.guard.get()
-	if !slices.Contains(known.IDs, m.ReplID) || m.ReplID == r.ID && m.Offset >= r.Offset || s.isEngine(m.Upstream) {
+	if m.ReplID == r.ID && m.Offset >= r.Offset || !s.isOurs(m.ReplID) || s.isEngine(m.Upstream) {
 		return nil
 	}
 	return &syncer.WaitError{For: "until the master is restored", Err: &goesBackError{m, r.Offset}}
+}
+
+// restored tells whether the very process that was archived as a master is one again, with a history of its own that
+// comes from one of ours: an operator has restored it to an earlier state (restore --to), and nothing of that is archived yet.
+func (s *Source) restored(m syncer.Master) bool {
+	s.mu.Lock()
+	was := s.was
+	s.mu.Unlock()
+	known, _ := s.guard.get()
+	return m.Role == "master" && was.Role == "master" && m.RunID != "" && m.RunID == was.RunID &&
+		m.ReplID2 != "" && !slices.Contains(known.IDs, m.ReplID) && s.isOurs(m.ReplID2)
+}
+
+// isOurs tells whether a history is that of a timeline of the source, be it an old one. What was found is kept: who waits
+// for a restore asks each second.
+func (s *Source) isOurs(id stream.ReplID) bool {
+	known, _ := s.guard.get()
+	s.mu.Lock()
+	found := s.found == id
+	s.mu.Unlock()
+	if found || slices.Contains(known.IDs, id) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cat, err := s.united(ctx)
+	if cat == nil {
+		s.log.Warn("whether the master's history is an old one of ours isn't known: no store answers", "error", err)
+		return false
+	}
+	has := func(t *archive.Timeline) bool {
+		return t.ReplID == id || slices.ContainsFunc(t.Events, func(e archive.Event) bool { return e.Kind == archive.EventReplID && e.ReplID == id })
+	}
+	if !slices.ContainsFunc(cat.Timelines, has) {
+		return false
+	}
+	s.mu.Lock()
+	s.found = id
+	s.mu.Unlock()
+	return true
 }
 
 // isEngine tells whether a server says that it is one: who follows that was put back under its own master, for good, after

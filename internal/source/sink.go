@@ -100,14 +100,13 @@ func (s *Source) before() *spool.Timeline {
 // reason says why a full sync came, for people.
 func (s *Source) reason(m syncer.Master, before *spool.Timeline) string {
 	s.mu.Lock()
-	lost, noLost, was := s.lost, s.noLost, s.was
+	lost, noLost := s.lost, s.noLost
 	s.mu.Unlock()
-	known, _ := s.guard.get()
 	var r syncer.Resume
 	switch {
 	case m.Reborn:
 		return archive.CauseRebirth + ": somebody has said that the master starts with what it holds"
-	case m.RunID != "" && m.RunID == was.RunID && slices.Contains(known.IDs, m.ReplID2):
+	case s.restored(m):
 		return fmt.Sprintf("the master was restored to an earlier state, at offset %d of the history %s", m.SecondOffset-1, m.ReplID2.Short())
 	case before != nil:
 		r = syncer.Resume{ID: before.ReplID(), Offset: before.Boundary().Offset}

@@ -111,6 +111,7 @@ type Source struct {
 	downAt   time.Time     // when the last connection ended
 	asked    time.Time     // when the master last said what it is
 	was      syncer.Master // whom the last stream came from
+	found    stream.ReplID // a history that is one of ours, though the newest timeline hasn't it
 	roomErr  error
 	shipped  []shipped   // by store
 	since    stream.Time // from when on every moment can be restored

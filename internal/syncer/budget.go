@@ -135,12 +135,13 @@ func (l *Link) spend(now time.Time) {
 	}
 }
 
-// allowFull tells whether a full resync, foreseen for the reason v, may begin now.
-func (l *Link) allowFull(v Verdict, now time.Time) error {
+// allowFull tells whether a full resync, foreseen for the reason v, may begin now. One that was ordered may, but for a
+// second try: what has failed once may fail for ever, a fork each.
+func (l *Link) allowFull(v Verdict, ordered bool, now time.Time) error {
 	l.budget = l.budget.At(now)
 	next := l.budget.Next(now)
 	l.change(func(s *Status) { s.NextFullResync = next })
-	if next.After(now) {
+	if next.After(now) && (!ordered || l.syncFailed != nil) {
 		return &BudgetError{Until: next, Why: v.Why, Do: v.Do, After: l.syncFailed}
 	}
 	return nil

@@ -168,13 +168,25 @@ func TestAWaitingFullResyncTellsOfTheLastOne(t *testing.T) {
 	l := New(Options{}, nil)
 	l.budget = Budget{Spent: freeResyncs, Since: now, Last: now}
 	l.syncFailed = &hinted{}
-	err := l.allowFull(Verdict{Full: true, Why: "nothing is held"}, now)
+	err := l.allowFull(Verdict{Full: true, Why: "nothing is held"}, true, now)
 	require.ErrorContains(t, err, ": nothing is held; the last one failed: the disk is full")
 	require.Equal(t, "make room", Hint(err))
 	l.failed(err, now)
 	st := l.Status()
 	require.Equal(t, "with a full resync: nothing is held; the last one failed: the disk is full", st.Why)
 	require.Equal(t, "make room", st.LastHint)
+}
+
+// What an operator has ordered doesn't wait, and counts: what nobody has ordered waits for it the longer.
+func TestAnOrderedFullResyncDoesNotWait(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	l := New(Options{}, nil)
+	l.budget = Budget{Spent: freeResyncs, Since: now, Last: now}
+	require.NoError(t, l.allowFull(Verdict{Full: true, Why: "it was restored"}, true, now))
+	l.spend(now)
+	var wait *BudgetError
+	require.ErrorAs(t, l.allowFull(Verdict{Full: true, Why: "it was restarted"}, false, now), &wait)
+	require.Equal(t, now.Add(2*firstWait), wait.Until)
 }
 
 type hinted struct{}

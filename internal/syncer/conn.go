@@ -140,7 +140,7 @@ func (c *conn) talk(ctx context.Context, attach func()) error {
 		if v.Why == "" {
 			v.Why = "the master didn't continue the last time, which INFO didn't foretell"
 		}
-		if err := c.l.allowFull(v, time.Now()); err != nil {
+		if err := c.l.allowFull(v, r.Ordered, time.Now()); err != nil {
 			return err
 		}
 		if err := c.l.turn.must(); err != nil {

@@ -44,6 +44,8 @@ import (
 type Resume struct {
 	ID     stream.ReplID
 	Offset stream.Offset
+
+	Ordered bool // a full resync, should it come to that, is what an operator has asked for: it doesn't wait for the budget
 }
 
 // A Sink takes what arrives. Its methods are called from one goroutine, in the order of the

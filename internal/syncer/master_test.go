@@ -27,15 +27,15 @@ func TestJudge(t *testing.T) {
 		why  string
 		do   string
 	}{
-		{"all is held", m, Resume{idA, 2000}, false, "", ""},
-		{"the oldest byte", m, Resume{idA, 1000}, false, "", ""},
-		{"one too old", m, Resume{idA, 999}, true, "repl-backlog-size is too small", "CONFIG SET repl-backlog-size 2097152"},
-		{"one too far", m, Resume{idA, 2001}, true, "went back in time", ""},
-		{"the old id, all in common", m, Resume{idB, 1500}, false, "", ""},
-		{"the old id, one byte more", m, Resume{idB, 1501}, true, "1 B after it are held that it never had", ""},
-		{"another id", m, Resume{idC, 1500}, true, "not the one that is held", ""},
+		{"all is held", m, Resume{ID: idA, Offset: 2000}, false, "", ""},
+		{"the oldest byte", m, Resume{ID: idA, Offset: 1000}, false, "", ""},
+		{"one too old", m, Resume{ID: idA, Offset: 999}, true, "repl-backlog-size is too small", "CONFIG SET repl-backlog-size 2097152"},
+		{"one too far", m, Resume{ID: idA, Offset: 2001}, true, "went back in time", ""},
+		{"the old id, all in common", m, Resume{ID: idB, Offset: 1500}, false, "", ""},
+		{"the old id, one byte more", m, Resume{ID: idB, Offset: 1501}, true, "1 B after it are held that it never had", ""},
+		{"another id", m, Resume{ID: idC, Offset: 1500}, true, "not the one that is held", ""},
 		{"nothing held", m, Resume{}, true, "nothing is held", ""},
-		{"no backlog", Master{Permitted: true, ReplID: idA, Offset: 2000}, Resume{idA, 2000}, true, "no backlog", ""},
+		{"no backlog", Master{Permitted: true, ReplID: idA, Offset: 2000}, Resume{ID: idA, Offset: 2000}, true, "no backlog", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := c.m.Judge(c.r)
@@ -46,7 +46,7 @@ func TestJudge(t *testing.T) {
 			require.Equal(t, c.full, v.Why != "")
 		})
 	}
-	require.Equal(t, Verdict{}, Master{Addr: "x"}.Judge(Resume{idA, 5}), "without INFO nothing is known")
+	require.Equal(t, Verdict{}, Master{Addr: "x"}.Judge(Resume{ID: idA, Offset: 5}), "without INFO nothing is known")
 }
 
 // INFO comes from outside: whatever it says, it is taken in or passed over.
@@ -60,7 +60,7 @@ func TestInfoOfAnyKind(t *testing.T) {
 		}
 		m := Master{Permitted: true}
 		m.info(b.String())
-		v := m.Judge(Resume{idA, stream.Offset(rapid.Int64Min(0).Draw(t, "offset"))})
+		v := m.Judge(Resume{ID: idA, Offset: stream.Offset(rapid.Int64Min(0).Draw(t, "offset"))})
 		if v.Full && v.Why == "" {
 			t.Fatal("a full resync without a reason")
 		}

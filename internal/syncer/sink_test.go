@@ -59,7 +59,7 @@ func (m *memory) Resume(Master) (Resume, error) {
 		at := m.framer.Boundary()
 		m.stream = m.stream[:at.Offset-m.base]
 		m.framer = resp.NewFramer(at)
-		r = Resume{m.id, at.Offset}
+		r = Resume{ID: m.id, Offset: at.Offset}
 	}
 	m.asked = append(m.asked, r)
 	return r, nil

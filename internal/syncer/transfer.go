@@ -54,7 +54,7 @@ func (c *conn) fullSync(r Resume, v Verdict, a answer, attach func()) error {
 func (c *conn) plainSync(attach func()) error {
 	const why = "the master doesn't know PSYNC, so each connection begins with a full resync"
 	c.l.change(func(s *Status) { s.PlainSync = true })
-	if err := c.l.allowFull(Verdict{Full: true, Why: why}, time.Now()); err != nil {
+	if err := c.l.allowFull(Verdict{Full: true, Why: why}, false, time.Now()); err != nil {
 		return err
 	}
 	if err := c.l.turn.must(); err != nil {
