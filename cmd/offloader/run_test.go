@@ -64,7 +64,7 @@ cache: every moment from 09:57:00 to 400 ms ago can be restored; 33 B not yet du
 			s.NextFullResync = ago(-20 * time.Minute)
 			s.Stores[0].LagBytes, s.Stores[0].Error = 0, "archive /srv/archive: read-only file system"
 		}), `
-cache: every moment from 2025-12-31 10:00:00 to 11:50:00 (10 m 0 s ago) can be restored; 0 B not yet durable
+cache: nothing is archived since 11:50:00 (10 m 0 s ago): waiting to connect again; every moment from 2025-12-31 10:00:00 to 11:50:00 (10 m 0 s ago) can be restored; 0 B not yet durable
   master    10.0.0.5:6379, redis 7.0.15
   link      waiting to connect again, for another 3.0 s
   error     10.0.0.5:6379, connect: nothing listens there
@@ -236,5 +236,22 @@ func TestADaemonIsFoundByItsPort(t *testing.T) {
 func TestRestorableBeforeTheStoreHasAnswered(t *testing.T) {
 	s := streaming()
 	s.Since = 0
-	require.Equal(t, "moments up to 11:59:59 can be restored, since when is not known before the store answers; 33 B not yet durable", restorable(s.Status, noon))
+	const moments = "moments up to 11:59:59 can be restored, since when is not known before the store answers; 33 B not yet durable"
+	require.Equal(t, moments, restorable(s.Status, noon))
+
+	s.State = "connecting"
+	require.Equal(t, "nothing is archived since 400 ms ago: connecting; "+moments, restorable(s.Status, noon))
+	s.State, s.Why = "waiting", "with a full resync: the master's history is another: as it says"
+	require.Equal(t, "nothing is archived since 400 ms ago: waiting with a full resync; "+moments, restorable(s.Status, noon))
+	s.Why = "for its rebirth: it loads the snapshot"
+	require.Equal(t, moments, restorable(s.Status, noon), "it has nothing that isn't archived")
+}
+
+func TestRestorableWithNoTimelineThatGoesOn(t *testing.T) {
+	s := source.Status{State: "syncing", Stores: []source.StoreStatus{{}, {}}}
+	require.Equal(t, "nothing can be restored yet", restorable(s, noon))
+	s.Stores[1].Held.Snapshot = ago(time.Hour)
+	require.Equal(t, "a new timeline begins with the copy that is under way; what is older can be restored: see `offloader list`", restorable(s, noon))
+	s.State = "waiting"
+	require.Equal(t, "nothing is archived now; what is older can be restored: see `offloader list`", restorable(s, noon))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,22 +96,49 @@ func jobRows(jobs []httpapi.Job, now time.Time) [][]cell {
 
 // restorable says which moments can be restored, and what would be lost if this host died now.
 func restorable(s source.Status, now time.Time) string {
+	nothing := s.Timeline == "" || s.DurableTime == 0
 	switch {
-	case s.Timeline == "" || s.DurableTime == 0:
+	case nothing && s.State == "syncing" && older(s):
+		return "a new timeline begins with the copy that is under way; what is older can be restored: see `offloader list`"
+	case nothing && older(s):
+		return "nothing is archived now; what is older can be restored: see `offloader list`"
+	case nothing:
 		return "nothing can be restored yet"
 	case s.Suspect != nil:
 		return "what is archived now is SUSPECT, and passed over by restores: " + s.Suspect.Cause
 	case s.Broken != "":
 		return "what is archived now can't be restored: " + s.Broken
-	case s.Since == 0: // after a start, until the store has told
-		return fmt.Sprintf("moments up to %s can be restored, since when is not known before the store answers; %s not yet durable", moment(s.DurableTime, now), size(s.NotDurable))
 	}
 	until := s.DurableTime.Go()
 	to := span(now.Sub(until)) + " ago"
 	if now.Sub(until) >= time.Minute {
 		to = moment(s.DurableTime, now) + " (" + to + ")"
 	}
-	return fmt.Sprintf("every moment from %s to %s can be restored; %s not yet durable", moment(s.Since, now), to, size(s.NotDurable))
+	text := fmt.Sprintf("every moment from %s to %s can be restored", moment(s.Since, now), to)
+	if s.Since == 0 { // after a start, until the store has told
+		text = fmt.Sprintf("moments up to %s can be restored, since when is not known before the store answers", moment(s.DurableTime, now))
+	}
+	if why := idle(s); why != "" {
+		text = fmt.Sprintf("nothing is archived since %s: %s; %s", to, why, text)
+	}
+	return fmt.Sprintf("%s; %s not yet durable", text, size(s.NotDurable))
+}
+
+// older tells whether something can be restored that is no part of a timeline that goes on.
+func older(s source.Status) bool {
+	return s.LastSnapshot != nil || slices.ContainsFunc(s.Stores, func(store source.StoreStatus) bool { return store.Held.Snapshot != 0 })
+}
+
+// idle is why nothing is archived now, though the master may have more; "" where that isn't so. What waits for its rebirth has no more.
+func idle(s source.Status) string {
+	why, _, _ := strings.Cut(s.Why, ": ") // the rest is said of the link
+	switch {
+	case s.State == "streaming", why == "for its rebirth":
+		return ""
+	case s.State == "waiting":
+		return "waiting " + why
+	}
+	return s.State
 }
 
 // details are what else there is to say, a row each.
