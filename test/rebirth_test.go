@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -200,6 +201,40 @@ func TestRebirthNeverTwoMasters(t *testing.T) {
 		m.reborn(2)
 		require.Equal(t, digest, m.Digest())
 	})
+}
+
+// TestRebirthOfWhatWasNotArchived: started once without the option, the master took writes while its full resync had to wait, and
+// was killed. Nothing of that is archived, so it doesn't go back to what is until somebody has decided.
+func TestRebirthOfWhatWasNotArchived(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, enginetest.Any(t))
+	m.Do("SET", "k", "archived")
+	good := m.still(t)
+	m.d.Kill()
+	now := time.Now()
+	spent, err := json.Marshal(map[string]any{"spent": 9, "since": now, "last": now})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(m.dir, "spool", "cache", "budget.json"), spent, 0o600))
+	m.d.Restart()
+	m.d.Streaming("cache")
+
+	m.Kill()
+	m.Restart("--replicaof", "no one") // as if the option had been forgotten
+	m.Do("SET", "k", "not archived")
+	m.d.Until("cache", "the full resync waits", func(s blackbox.SourceStatus) bool { return strings.Contains(s.Why, "with a full resync") })
+	m.Kill()
+	m.Restart()
+	s := m.waits("of which nothing is archived")
+	require.Contains(t, s.Hint, "promote --source cache --latest")
+	require.Equal(t, "slave", m.Info("replication")["role"])
+	m.d.Do("promote", "--latest")
+	m.reborn(1)
+	require.Equal(t, good, m.Digest())
+	require.Equal(t, "0", m.Info("stats")["sync_full"])
+
+	m.Kill() // and that was the end of it
+	m.Restart()
+	m.reborn(2)
 }
 
 // TestRebirthWithItsOwnFile: CONFIG REWRITE takes the line out of the server's own file once it is a master; the

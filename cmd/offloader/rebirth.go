@@ -82,7 +82,7 @@ func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
 	end, err := k.current().End(ctx)
 	return rebirth.Facts{
 		Source: k.want.Name, Order: order,
-		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect,
+		Unread: err, Timeline: end.Timeline, ReplID: end.ReplID, End: end.Offset, Suspect: end.Suspect, Left: end.Left,
 		Words:  func() []rebirth.Word { return k.words(ctx) },
 		Others: func() []rebirth.Server { return k.others(ctx, engine) },
 	}

@@ -35,6 +35,7 @@ type Facts struct {
 	ReplID   stream.ReplID // at its end
 	End      stream.Offset // its last durable boundary
 	Suspect  string        // why it is suspect; "": it is not
+	Left     string        // where the source had gone on from there, to what isn't archived; "": nowhere
 
 	Engine Engine
 	// Words and Others are asked for when nothing else stands in the way.
@@ -143,6 +144,8 @@ func Feed(f Facts) Verdict {
 	case f.Suspect != "":
 		return wait("look at `offloader list`; `offloader release` takes what it holds for good, `offloader promote --source "+f.Source+" --latest` goes back to what was before",
 			"the newest timeline %s is suspect: %s", f.Timeline, f.Suspect)
+	case f.Left != "":
+		return wait(f.overrule()+", without that", "the master had gone on to %s before it died, of which nothing is archived", f.Left)
 	}
 	if v := f.elected(); !v.Promote {
 		return v

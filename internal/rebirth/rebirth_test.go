@@ -46,6 +46,7 @@ func TestJudge(t *testing.T) {
 		{"nothing is archived", func(f *Facts) { f.Timeline = "" }, "nothing is archived", false},
 		{"a store is away", func(f *Facts) { f.Unread = errors.New("no answer") }, "no answer", false},
 		{"suspect", func(f *Facts) { f.Suspect = "empty" }, "suspect: empty", true},
+		{"it had gone on elsewhere", func(f *Facts) { f.Left = "offset 9 of the history abc" }, "gone on to offset 9 of the history abc before it died", true},
 		{"Sentinel's choice", said(yes), "", true},
 		{"it has been heard, and needs a password", said(heard), "", true},
 		{"Sentinel's choice is another", said(no), "Sentinel names h:2", true},
@@ -114,7 +115,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		at := rapid.SampledFrom([]stream.Offset{-1, 0, 699, 700, 701})
 		ids := rapid.SampledFrom([]stream.ReplID{"", "x", ours})
 		f := Facts{Source: "s", Timeline: rapid.SampledFrom([]string{"", "t"}).Draw(t, "timeline"), ReplID: ours, End: 700,
-			Suspect: rapid.SampledFrom([]string{"", "empty"}).Draw(t, "suspect"),
+			Suspect: rapid.SampledFrom([]string{"", "empty"}).Draw(t, "suspect"), Left: rapid.SampledFrom([]string{"", "elsewhere"}).Draw(t, "left"),
 			Engine: Engine{ReplID: ids.Draw(t, "id"), Up: flag("up"), At: at.Draw(t, "at"), Loading: flag("loading"),
 				Attached: flag("attached"), Copying: flag("copying"), Acked: at.Draw(t, "acked")}}
 		if flag("unread") {
@@ -148,7 +149,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		}
 		elected = elected && (len(words) == 0 || 2*said > len(words))
 		e := f.Engine
-		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && elected && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
+		certain := f.Unread == nil && f.Timeline != "" && f.Suspect == "" && f.Left == "" && elected && e.ReplID == ours && e.Up && e.At == 700 && e.Acked == 700 &&
 			!e.Loading && e.Attached && !e.Copying && (o.Err == nil || o.Refuses && o.Follows) && !o.Master && (o.ReplID != ours || o.At <= 700)
 		v := Judge(f)
 		require.Equal(t, certain, v.Promote)

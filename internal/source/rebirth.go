@@ -23,6 +23,7 @@ type End struct {
 	ReplID   stream.ReplID
 	Offset   stream.Offset // the last durable boundary
 	Suspect  string        // why the newest timeline is suspect; "": it is not
+	Left     string        // where the master had gone on from it, to what isn't archived, when it was there last; "": nowhere
 }
 
 // endFor is how long what the stores said of a timeline counts: who waits for a rebirth asks each second.
@@ -32,7 +33,7 @@ const endFor = 5 * time.Second
 // the stores end. It fails where a store that may know more doesn't answer.
 func (s *Source) End(ctx context.Context) (End, error) {
 	s.mu.Lock()
-	noAnswer, noLost, opened, last, lastAt := s.noAnswer, s.noLost, s.src != nil, s.ending, s.endAt
+	noAnswer, noLost, opened, last, lastAt, beyond := s.noAnswer, s.noLost, s.src != nil, s.ending, s.endAt, s.beyond
 	s.mu.Unlock()
 	if err := errors.Join(noAnswer, noLost); err != nil {
 		return End{}, err
@@ -45,6 +46,9 @@ func (s *Source) End(ctx context.Context) (End, error) {
 		return End{}, nil
 	}
 	e := End{Timeline: timeline, ReplID: h.ReplID, Offset: h.Durable}
+	if beyond != nil {
+		e.Left = fmt.Sprintf("offset %d of the history %s", beyond.Offset, beyond.ReplID.Short())
+	}
 	if last.Timeline == timeline && time.Since(lastAt) < endFor {
 		e.Suspect = last.Suspect
 		return e, nil

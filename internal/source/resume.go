@@ -126,9 +126,17 @@ func (s *Source) caughtUp(cur *spool.Timeline, missed bool, now time.Time) {
 // master is known to have lost our tail, behind a boundary that it shares.
 func (s *Source) Resume(m syncer.Master) (syncer.Resume, error) {
 	r, err := s.resume(m)
-	if err == nil && m.Judge(r).Full {
+	// What it holds then is archived when the full sync is whole; if it dies before, a rebirth would go back without a word.
+	full := err == nil && m.Judge(r).Full
+	if full {
 		r.Ordered = s.restored(m)
 	}
+	s.mu.Lock()
+	s.beyond = nil
+	if full && m.Role == "master" && (m.ReplID != r.ID || m.Offset > r.Offset) {
+		s.beyond = &m
+	}
+	s.mu.Unlock()
 	return r, err
 }
 
@@ -414,7 +422,7 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 		s.end(parent, causeOfEnd(info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.revive, s.was = t, nil, nil, m
+	s.cur, s.lost, s.revive, s.was, s.beyond = t, nil, nil, m, nil
 	from := at.Time
 	if s.outage != nil {
 		from = min(from, s.outage.from)

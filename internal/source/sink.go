@@ -52,7 +52,7 @@ func (s *Source) Continued(m syncer.Master, r syncer.Resume, id stream.ReplID) e
 	if s.outage != nil && m.Permitted {
 		s.outage.until = m.Offset
 	}
-	s.lastByte, s.was = now, m
+	s.lastByte, s.was, s.beyond = now, m, nil
 	out := s.outage
 	s.mu.Unlock()
 	if m.Permitted && m.Offset == r.Offset {
@@ -180,7 +180,7 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 		s.end(before, causeOfEnd(i.info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.revive, s.outage, s.lastByte, s.was = t, nil, nil, nil, now, i.master
+	s.cur, s.lost, s.revive, s.outage, s.lastByte, s.was, s.beyond = t, nil, nil, nil, now, i.master, nil
 	s.since, s.broken, s.snapshot = at.Time, "", &Moment{Offset: at.Offset, Time: at.Time}
 	if now.Sub(i.began) >= time.Second {
 		// What was written while the RDB came arrives only now, all at once.
