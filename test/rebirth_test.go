@@ -269,6 +269,7 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 				m := newMortal(t, kind)
 				working(t, m.Server, 300)
 				good := m.still(t)
+				since := m.d.Source("cache").Since
 				m.d.Until("cache", "it is known what it holds", func(s blackbox.SourceStatus) bool { return s.Known != nil && s.Known.Keys > 50 })
 				m.Kill()
 				m.Restart("--replicaof", "no one") // as if the option had been forgotten
@@ -289,6 +290,9 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 				m.d.Do("promote", "--latest")
 				m.reborn(1)
 				require.Equal(t, good, m.Digest())
+				told := m.d.Until("cache", "it is known again since when", func(s blackbox.SourceStatus) bool { return s.Since != nil })
+				require.Equal(t, since, told.Since, "not what the suspect timeline had")
+				require.Nil(t, told.LastSnapshot)
 				m.Do("SET", "after", "all")
 				acknowledged(t, m.Server, 1)
 				require.Nil(t, m.d.Source("cache").Suspect)

@@ -433,6 +433,10 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	}
 	nothing, out := m.Permitted && m.Offset == at.Offset, *s.outage
 	s.lastByte = now
+	if parent == nil || parent.Info().Timeline != b.timeline || s.snapshot != nil && s.snapshot.Offset > at.Offset {
+		s.since, s.snapshot = 0, nil // they are those of what the branch has nothing of
+		signal(s.look)
+	}
 	s.mu.Unlock()
 	if nothing {
 		s.caughtUp(t, false, now)

@@ -25,8 +25,9 @@ type SourceStatus struct {
 	Rebirth        *struct {
 		Seconds float64 `json:"predicted_seconds"`
 	} `json:"rebirth"`
-	Why          string `json:"why"`
-	LastSnapshot *Place `json:"last_snapshot"`
+	Why          string     `json:"why"`
+	Since        *time.Time `json:"restorable_since"`
+	LastSnapshot *Place     `json:"last_snapshot"`
 	Spool        struct {
 		Bytes    int64 `json:"bytes"`
 		MaxBytes int64 `json:"max_bytes"`
