@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -114,6 +115,54 @@ func (c *crowd) check(t *testing.T) {
 	for _, v := range values {
 		require.Equal(t, values[0], v, "a transaction is there whole, or not at all")
 	}
+}
+
+// TestRebirthInATransaction: the master dies when it has sent a part of a large transaction, of which nothing is there
+// afterwards: it comes back as it was at the boundary before.
+func TestRebirthInATransaction(t *testing.T) {
+	t.Parallel()
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		m := newMortal(t, kind, "--repl-ping-replica-period", "3600") // the transaction is all that is sent
+		working(t, m.Server, 100)
+		m.still(t)
+		m.Do("SET", "before", "1") // in its database: no SELECT stands before the transaction
+		digest, before := m.Digest(), m.Offset()
+		m.d.Durable("cache", before)
+		m.d.Signal(syscall.SIGSTOP) // it takes nothing, so that the master is left with most of it
+		pipe := m.Client().TxPipeline()
+		for k := range 2000 {
+			pipe.Set(t.Context(), fmt.Sprint("tx:", k), strings.Repeat("x", 10_000), 0)
+		}
+		_, err := pipe.Exec(t.Context())
+		require.NoError(t, err)
+		end := m.Offset()
+		for got := before; ; m.Do("PING") { // it writes what the kernel takes, and then answers
+			require.NoError(t, syscall.Kill(m.Pid(), syscall.SIGSTOP))
+			m.d.Signal(syscall.SIGCONT)
+			got = m.d.Until("cache", "further", func(s blackbox.SourceStatus) bool { return s.Received > got }).Received
+			if got > before+1<<20 {
+				break
+			}
+			m.d.Signal(syscall.SIGSTOP)
+			require.NoError(t, syscall.Kill(m.Pid(), syscall.SIGCONT))
+		}
+		m.Kill()
+		s := m.d.Source("cache")
+		require.Less(t, s.Received, end, "it died in the transaction")
+		require.Equal(t, before, s.Durable)
+
+		m.Restart()
+		s = m.reborn(1)
+		require.Equal(t, before, number(t, m.Info("replication")["second_repl_offset"])-1)
+		require.Nil(t, m.Do("GET", "tx:0"))
+		require.Equal(t, digest, m.Digest())
+		require.Equal(t, "0", m.Info("stats")["sync_full"])
+		require.EqualValues(t, 1, s.FullResyncs)
+		require.Len(t, m.d.Timelines("cache"), 1)
+		m.Do("SET", "after", "all")
+		acknowledged(t, m.Server, 1)
+	})
 }
 
 // TestRebirthInterrupted: the daemon is killed at random instants of rebirths, and the server dies a second
