@@ -31,11 +31,13 @@ type mortal struct {
 
 func newMortal(t *testing.T, kind enginetest.Kind, args ...string) *mortal {
 	t.Helper()
-	return newMortalOn(t, kind, "{type: disk, path: $DIR/archive}", args...)
+	return newMortalOn(t, kind, inFolder, "", args...)
 }
 
-// newMortalOn is newMortal with another store.
-func newMortalOn(t *testing.T, kind enginetest.Kind, store string, args ...string) *mortal {
+const inFolder = "{type: disk, path: $DIR/archive}"
+
+// newMortalOn is newMortal with another store, and more for its relay.
+func newMortalOn(t *testing.T, kind enginetest.Kind, store, relay string, args ...string) *mortal {
 	t.Helper()
 	m := &mortal{port: enginetest.FreePort(t), dir: t.TempDir()}
 	// As the drop-in for the unit has it.
@@ -60,10 +62,10 @@ func newMortalOn(t *testing.T, kind enginetest.Kind, store string, args ...strin
 	args = append(args, "--aclfile", users, "--masteruser", "replica", "--masterauth", "of the relay")
 	m.Server = enginetest.Start(t, kind, args...)
 	m.d = blackbox.StartWith(t, m.dir, fmt.Sprintf(`
-sources: [{name: cache, address: %q, username: offloader, password: secret, relay: {listen: "127.0.0.1:%d", username: replica, password: "of the relay"}}]
+sources: [{name: cache, address: %q, username: offloader, password: secret, relay: {listen: "127.0.0.1:%d", username: replica, password: "of the relay"%s}}]
 spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
 stores: [%s]
-`, m.Addr(), m.port, store))
+`, m.Addr(), m.port, relay, store))
 	m.waits("nothing is archived")
 	require.True(t, strings.HasPrefix(fmt.Sprint(m.error("GET", "k")), "MASTERDOWN"), "before there is data clients get an error")
 	m.d.Do("promote", "--empty")
@@ -264,6 +266,28 @@ func TestRebirthWithItsOwnFile(t *testing.T) {
 			require.Equal(t, digest, m.Digest())
 		}
 	})
+}
+
+// TestRebirthLocked: the relay has TLS, and the server has it for its replication, see TestRelayLocked for one that hasn't.
+func TestRebirthLocked(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	cert, key := selfSigned(t)
+	for _, kind := range []enginetest.Kind{nth(t, 1), nth(t, 3)} {
+		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
+			m := newMortalOn(t, kind, inFolder, fmt.Sprintf(", tls: {cert_file: %q, key_file: %q, ca_file: %q}", cert, key, cert),
+				"--tls-replication", "yes", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert)
+			working(t, m.Server, 300)
+			digest := m.still(t)
+			m.Kill()
+			m.Restart()
+			s := m.reborn(1)
+			require.Equal(t, digest, m.Digest())
+			require.EqualValues(t, 1, s.FullResyncs)
+			require.Equal(t, "0", m.Info("stats")["sync_full"])
+			require.Regexp(t, `ok +rebirth +if it dies and is started again`, m.d.Run("check").Stdout)
+		})
+	}
 }
 
 // TestRebirthOfWhatIsSuspect: started once without the option the master came back empty, and clients have written.

@@ -178,7 +178,7 @@ func TestRebirthWaitsForAStore(t *testing.T) {
 		t.Run(fmt.Sprintf("spool lost: %v", lost), func(t *testing.T) {
 			t.Parallel() // it waits most of the time
 			service := s3test.Start(t, s3test.VersityGW)
-			m := newMortalOn(t, nth(t, i), onS3(t, service.Endpoint(), service.Bucket(s3test.Plain)))
+			m := newMortalOn(t, nth(t, i), onS3(t, service.Endpoint(), service.Bucket(s3test.Plain)), "")
 			m.Do("SET", "k", strings.Repeat("v", 3<<20))
 			digest := m.still(t)
 			stored(t, m.d, m.Offset())
@@ -208,7 +208,7 @@ func TestRebirthWhileItsStoreDies(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	service := s3test.Start(t, s3test.VersityGW)
 	proxy := s3test.NewProxy(t, service)
-	m := newMortalOn(t, nth(t, 2), onS3(t, proxy.Endpoint(), service.Bucket(s3test.Plain)))
+	m := newMortalOn(t, nth(t, 2), onS3(t, proxy.Endpoint(), service.Bucket(s3test.Plain)), "")
 	m.Do("SET", "first", noise(t, 3<<20))
 	stored(t, m.d, m.Offset())
 	m.Do("SET", "second", noise(t, 3<<20))
