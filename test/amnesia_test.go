@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,9 @@ func trusted(t *testing.T, d *blackbox.Daemon, fullResyncs int64) {
 
 func cameBackEmpty(t *testing.T, kind enginetest.Kind) {
 	master, d, _ := attached(t, kind)
+	master.Do("CONFIG", "SET", "repl-ping-replica-period", 3600)
 	before := atRest(t, master)
+	d.Do("snapshot") // the last of what is good can be exported
 	keys := knows(t, d, master)
 	forget(t, master)
 	why := suspected(t, d)
@@ -147,15 +150,43 @@ func cameBackEmpty(t *testing.T, kind enginetest.Kind) {
 	r := d.Run("export", "--to", filepath.Join(t.TempDir(), "dump.rdb"))
 	require.Equal(t, 1, r.Code, "%s", r)
 	require.Contains(t, r.Stderr, "is suspect, and passed over: the master came back empty")
+	byClock := exportsByClock(t, d, master)
+	require.Eventually(t, func() bool {
+		return regexp.MustCompile(`(?m)^export of cache to .* is suspect, and passed over: the master came back empty`).MatchString(d.Get("/readyz"))
+	}, 20*time.Second, 50*time.Millisecond)
+	require.Empty(t, byClock())
+	boot := t.TempDir()
+	r = d.Run("export", "--latest", "--to", filepath.Join(boot, "dump.rdb"))
+	require.Equal(t, 0, r.Code, "%s", r)
+	require.Contains(t, r.Stderr, bad.Name+" is suspect and was passed over")
+	require.Equal(t, before, enginetest.StartIn(t, kind, boot, "--replicaof", "127.0.0.1 1").Digest())
 
 	// The user's word, which a daemon that is started later has, too.
 	d.Do("release")
 	d.Until("cache", "released", func(s blackbox.SourceStatus) bool { return s.Suspect == nil })
 	require.Equal(t, bad.Name, d.Restore("--latest").Timeline)
+	require.Eventually(t, func() bool { return len(byClock()) > 0 }, 20*time.Second, 50*time.Millisecond)
 	d.Kill()
 	d.Restart()
 	require.Nil(t, d.Streaming("cache").Suspect)
 	exported(t, d)
+}
+
+// exportsByClock has a daemon export each second, and tells what is there.
+func exportsByClock(t *testing.T, d *blackbox.Daemon, master *enginetest.Server) (there func() []string) {
+	t.Helper()
+	dir := t.TempDir()
+	d.Rewrite(fmt.Sprintf(`
+sources: [{name: cache, address: %q}]
+spool: {path: $DIR/archive/.spool, max_size: 4GiB}
+stores: [{type: disk, path: $DIR/archive}]
+exports: [{schedule: "@every 1s", to: %q}]`, master.Addr(), dir+"/{time}.rdb"))
+	d.Reload()
+	return func() []string {
+		there, err := filepath.Glob(dir + "/*Z.rdb")
+		require.NoError(t, err)
+		return there
+	}
 }
 
 func timelineOf(t *testing.T, r blackbox.Result) string {
