@@ -40,7 +40,7 @@ func found(t *testing.T, r blackbox.Result, name string) string {
 func TestCheckTriesAllPlaces(t *testing.T) {
 	t.Parallel()
 	kind := enginetest.Any(t)
-	master, stranger := enginetest.Start(t, kind, "--save", "3600 1"), enginetest.Start(t, kind)
+	master, stranger := enginetest.Start(t, kind, "--repl-diskless-sync-delay", "0"), enginetest.Start(t, kind)
 	host, port, err := net.SplitHostPort(master.Addr())
 	require.NoError(t, err)
 	replica := enginetest.Start(t, kind, "--replicaof", host+" "+port)
@@ -117,7 +117,7 @@ http: {listen: "127.0.0.1:0"}
 func TestCheckKnowsTheMaster(t *testing.T) {
 	t.Parallel()
 	kind := enginetest.Any(t)
-	master, other := enginetest.Start(t, kind, "--save", "3600 1"), enginetest.Start(t, kind, "--save", "3600 1")
+	master, other := enginetest.Start(t, kind), enginetest.Start(t, kind)
 	config := func(address string) string {
 		return fmt.Sprintf("sources: [{name: cache, address: %q}]\nspool: {path: $DIR/archive/.spool, min_free: 1%%}\nstores: [{type: disk, path: $DIR/archive}]\n", address)
 	}

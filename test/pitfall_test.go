@@ -335,7 +335,7 @@ func bareTransactions(t *testing.T, kind enginetest.Kind) {
 
 // A value that is larger than what the master holds back for a replica ends the link, and the next.
 func smallBuffer(t *testing.T, kind enginetest.Kind) {
-	master := enginetest.Start(t, kind, "--client-output-buffer-limit", "replica 1mb 1mb 60", "--repl-backlog-size", "1mb", "--save", "3600 1")
+	master := enginetest.Start(t, kind, "--client-output-buffer-limit", "replica 1mb 1mb 60", "--repl-backlog-size", "1mb")
 	master.Do("SET", "large", strings.Repeat("x", 8_000_000))
 	r := blackbox.Run(t, "check", "--master", master.Addr(), "--archive", filepath.Join(t.TempDir(), "archive"))
 	require.Equal(t, 0, r.Code, "it is a warning: %s", r)

@@ -33,9 +33,9 @@ func TestMain(m *testing.M) {
 // $SEALED is encrypted to $RECIPIENT: the identity file $KEY opens it, and $STRANGER doesn't.
 func TestScripts(t *testing.T) {
 	kind := enginetest.Any(t)
-	master := enginetest.Start(t, kind, "--save", "3600 1") // without it check fails: nothing would outlive a crash
+	master := enginetest.Start(t, kind)
 	master.Do("ACL", "SETUSER", "reader", "on", ">right", "resetkeys", "resetchannels", "+ping", "+info", "+config|get")
-	closed := enginetest.Start(t, kind, "--requirepass", "secret", "--save", "3600 1")
+	closed := enginetest.Start(t, kind, "--requirepass", "secret")
 	free := enginetest.FreePort(t)
 	s := makeSample(t, kind)
 	key, stranger := newIdentity(t), newIdentity(t)

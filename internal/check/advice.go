@@ -357,7 +357,7 @@ func (f *Facts) persistence(out *findings, us Ours) {
 		out.add(Warn, name, "have `offloader verify --boot` show it, or CONFIG SET appendonly yes until it has",
 			"RDB and AOF are off: what outlives a crash of this server is the archive, and no engine has shown yet that it boots")
 	default:
-		out.add(Fail, name, "archive it, or CONFIG SET appendonly yes until that has begun and `offloader verify --boot` has succeeded",
+		out.add(Warn, name, "archive it, or CONFIG SET appendonly yes until that has begun and `offloader verify --boot` has succeeded",
 			"RDB and AOF are off, and no store has a snapshot of it: nothing outlives a crash of this server")
 	}
 }

@@ -41,7 +41,7 @@ func TestWhatAttachingCosts(t *testing.T) {
 
 	buffer := named(list, "buffer", Warn)[0] // 760 MiB are written meanwhile, 256 are allowed
 	require.Equal(t, `CONFIG SET client-output-buffer-limit "replica 2147483648 2147483648 60"`, buffer.Hint)
-	require.Contains(t, named(list, "persistence", Fail)[0].Message, "nothing outlives a crash")
+	require.Contains(t, named(list, "persistence", Warn)[0].Message, "nothing outlives a crash")
 }
 
 func TestAdvice(t *testing.T) {
@@ -122,7 +122,7 @@ func TestPersistence(t *testing.T) {
 		us        Ours
 		level     Level
 	}{
-		{"no", "no store has a snapshot of it: nothing outlives a crash", Ours{}, Fail},
+		{"no", "no store has a snapshot of it: nothing outlives a crash", Ours{}, Warn},
 		{"no", "no engine has shown yet that it boots", Ours{Stored: true}, Warn},
 		{"no", "what outlives a crash of this server is the archive, a copy that boots", Ours{Stored: true, Booted: true}, OK},
 		{"yes", "AOF: keep it on until", Ours{Stored: true}, OK},
@@ -152,7 +152,7 @@ func TestWaitsForItsRebirth(t *testing.T) {
 	require.Contains(t, waits.Hint, "`offloader status` says why")
 	alone := Advise(f, Ours{})
 	require.Contains(t, named(alone, "state", Warn)[0].Hint, "start it")
-	require.Empty(t, named(alone, "persistence", Fail), "it holds nothing yet")
+	require.Empty(t, named(alone, "persistence", Warn), "it holds nothing yet")
 	require.Empty(t, AdviseHistory(f, Archived{}, time.Now()))
 }
 
