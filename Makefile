@@ -29,7 +29,7 @@ else
 test: setup engines s3servers promtool $(LINT)
 	@failed=; \
 	  $(MAKE) --no-print-directory lint || failed="$$failed lint"; \
-	  FUZZTIME=$(if $(filter file,$(origin FUZZTIME)),3s,$(FUZZTIME)) RUN= scripts/fuzz || failed="$$failed fuzz"; \
+	  FUZZTIME=$(if $(filter file,$(origin FUZZTIME)),5000x,$(FUZZTIME)) RUN= scripts/fuzz || failed="$$failed fuzz"; \
 	  FAILED_BEFORE="$$failed" scripts/test -timeout $(TIMEOUT)
 endif
 
@@ -49,7 +49,7 @@ $(LINT):
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	@mv bin/tools/golangci-lint $@
 
-fuzz: ## every Fuzz function for FUZZTIME (10s) each; RUN=FuzzWalk narrows it
+fuzz: ## every Fuzz function for FUZZTIME (10s, or 5000x: so many inputs) each; RUN=FuzzWalk narrows it
 	@FUZZTIME=$(FUZZTIME) RUN='$(RUN)' scripts/fuzz
 
 torture: setup engines s3servers promtool ## the crash and cut tests with their full counts; takes hours
