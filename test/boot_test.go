@@ -117,6 +117,7 @@ func TestBoot(t *testing.T) {
 		d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
 		d.Streaming("cache")
 		require.NoError(t, w.Run(t.Context(), 300))
+		d.Until("cache", "some of it is in the store", func(s blackbox.SourceStatus) bool { return s.Stores[0].Stored > 0 })
 		level, message, hint := ready(t, d)
 		require.Equal(t, "warn", level)
 		require.Contains(t, message, "not ready to switch the master's persistence off")
