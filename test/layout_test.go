@@ -24,7 +24,7 @@ var rooms = []string{
 	"internal/durable/internal/fault", "internal/durable",
 	"internal/crypt", "internal/archive", "internal/stale", "internal/mirror", "internal/store", "internal/export",
 	"internal/syncer", "internal/amnesia", "internal/relay", "internal/spool", "internal/source",
-	"internal/rebirth", "internal/plan", "internal/replay", "internal/feed", "internal/engine", "internal/keyspace", "internal/restore", "internal/carry", "internal/running", "internal/history", "internal/verify", "internal/retention",
+	"internal/rebirth", "internal/plan", "internal/replay", "internal/feed", "internal/engine", "internal/fresh", "internal/keyspace", "internal/restore", "internal/carry", "internal/running", "internal/history", "internal/verify", "internal/retention",
 	"internal/check", "internal/config", "internal/heartbeat", "internal/httpapi",
 	"cmd/offloader",
 }

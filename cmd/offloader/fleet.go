@@ -38,6 +38,7 @@ type fleet struct {
 	keepers  []*keeper // in the order of the configuration
 	from     string    // the replica that snapshots are taken of, "" for the masters
 	maxAge   stale.Limits
+	engines  map[string]string // programs for scratch engines, by product
 }
 
 // want is a source as the configuration has it.
@@ -173,7 +174,13 @@ func (f *fleet) apply(ctx context.Context, wanted []want) {
 func (f *fleet) follow(c *config.Config) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.from, f.maxAge = c.Snapshots.Address, maxAge(c)
+	f.from, f.maxAge, f.engines = c.Snapshots.Address, maxAge(c), engines(c)
+}
+
+func (f *fleet) scratch() map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.engines
 }
 
 // limits are how old things may become.
@@ -214,6 +221,9 @@ type keeper struct {
 	stop  context.CancelFunc
 	ended chan struct{}
 
+	engines func() map[string]string // programs for scratch engines, by product
+	spool   string                   // its folder
+
 	mu     sync.Mutex
 	source *source.Source
 	failed error     // of the last Run, nil while one runs
@@ -236,7 +246,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
 	o.Link.Turns = f.turns
-	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}}
+	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}, engines: f.scratch, spool: o.Spool.Dir()}
 	k.make = func() *source.Source { return source.New(o) }
 	if w.Relay != nil {
 		o.Link.Follower, o.Followers = k.follower, k.followers

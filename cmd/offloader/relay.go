@@ -20,6 +20,7 @@ func (k *keeper) serveReplicas(ctx context.Context) {
 		Source: k.want.Name, Live: live{k}, Logger: k.log,
 		Load: func(ctx context.Context) (*archive.Catalog, error) { return k.current().Catalog(ctx) },
 	})
+	k.clearFresh()
 	var predicting sync.WaitGroup
 	defer predicting.Wait()
 	predicting.Go(func() { k.predict(ctx, from) })
@@ -28,9 +29,12 @@ func (k *keeper) serveReplicas(ctx context.Context) {
 		Archive:  from,
 		Admit:    k.admit,
 		Heard:    k.heard,
-		Login:    relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
-		TLS:      k.want.relay,
-		Logger:   k.log,
+		Instead: func(ctx context.Context, address string, c *relay.Copy) *relay.Copy {
+			return k.whole(ctx, from, address, c)
+		},
+		Login:  relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
+		TLS:    k.want.relay,
+		Logger: k.log,
 	}
 	for pause := retryFirst; ; pause = min(2*pause, retryLongest) {
 		l, err := relay.Listen(k.want.Relay.Listen, o)

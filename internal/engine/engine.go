@@ -55,6 +55,7 @@ const (
 type Options struct {
 	Databases int   // at least so many
 	Memory    int64 // as much may it take; 0: as much as there is
+	Saves     bool  // it is going to be told to Save
 }
 
 // Engine is one that runs.
@@ -96,7 +97,7 @@ func Start(ctx context.Context, b Binary, o Options) (e *Engine, err error) {
 // the kernel's death signal goes by the thread that started it (prctl(2): PR_SET_PDEATHSIG).
 func (e *Engine) launch(dir string, o Options) error {
 	cmd := exec.Command(e.Path, "-") // the configuration comes on its standard input
-	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, environment(), strings.NewReader(settings(o)), e.said, e.said
+	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, environment(), strings.NewReader(settings(o, e.Binary)), e.said, e.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // a Ctrl-C is ours to act upon
 	started := make(chan error, 1)
 	go func() { // Close waits for it
@@ -122,14 +123,18 @@ func (e *Engine) launch(dir string, o Options) error {
 
 // settings are a configuration file. What follows from a limit of the engine's own would be a difference that the
 // archive has nothing to do with, so there are none.
-func settings(o Options) string {
-	return strings.Join([]string{
+func settings(o Options, b Binary) string {
+	all := []string{
 		"port 0", "unixsocket " + socket, "unixsocketperm 700", "protected-mode yes", "daemonize no", "supervised no",
 		`save ""`, "appendonly no", "repl-diskless-load on-empty-db", "maxmemory 0", "replica-read-only yes",
 		"databases " + strconv.Itoa(max(databases, o.Databases)),
 		"proto-max-bulk-len " + largest, "client-query-buffer-limit " + largest,
 		"crash-log-enabled no", "crash-memcheck-enabled no", // it takes minutes to look at what it could not get
-	}, "\n") + "\n"
+	}
+	if o.Saves && !strings.HasPrefix(b.Version, "6.") { // where, is told when it is to: engines from 7.0 on want to have been asked
+		all = append(all, "enable-protected-configs yes")
+	}
+	return strings.Join(all, "\n") + "\n"
 }
 
 // environment is what a child needs of ours: no secrets, and no socket of systemd's.
@@ -246,6 +251,16 @@ func (e *Engine) Follow(ctx context.Context, address, password string, to stream
 		case <-look.C:
 		}
 	}
+}
+
+// Save has it write what it holds to a file in a folder: an RDB of where it is.
+func (e *Engine) Save(ctx context.Context, dir, name string) error {
+	for _, words := range [][]any{{"CONFIG", "SET", "dir", dir}, {"CONFIG", "SET", "dbfilename", name}, {"SAVE"}} {
+		if err := e.conn.Do(ctx, words...).Err(); err != nil {
+			return e.lost(ctx, "it didn't save", err)
+		}
+	}
+	return nil
 }
 
 // Keys are how many it holds, by database. Those whose time has passed count: it is a replica, and waits for its

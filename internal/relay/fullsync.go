@@ -24,7 +24,9 @@ func (p *peer) fullSync(ctx context.Context, cancel context.CancelCauseFunc, add
 	defer copied()
 	var full *Copy
 	err := p.awaited(ctx, cancel, func() (err error) {
-		full, err = p.l.o.Archive.Copy(ctx)
+		if full, err = p.l.o.Archive.Copy(ctx); err == nil && p.l.o.Instead != nil {
+			full = p.l.o.Instead(ctx, address, full)
+		}
 		return err
 	})
 	if err != nil {

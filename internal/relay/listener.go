@@ -68,6 +68,8 @@ type Options struct {
 	Logger   *slog.Logger // nil: silent
 	// Admit says no to a replica that is to get nothing yet; nil: all do.
 	Admit func(ctx context.Context, address string) *LaterError
+	// Instead may have another copy for a replica than the one that was opened, which it closes then; nil: never.
+	Instead func(ctx context.Context, address string, c *Copy) *Copy
 	// Heard is told of each replica that comes, with -1, and of each acknowledgement; nil: nobody is.
 	Heard func(address string, acked stream.Offset)
 	// Hello is told what Sentinels say; nil: nobody is.

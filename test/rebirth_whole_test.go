@@ -1,0 +1,66 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/engine/enginetest"
+)
+
+// TestRebirthShowsNothingOld: clients that ask all the time get an error until the server has all, and never what was true
+// earlier, or nothing: what lies behind the snapshot is replayed by a scratch engine before.
+func TestRebirthShowsNothingOld(t *testing.T) {
+	t.Parallel()
+	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
+		t.Parallel()
+		m := newMortal(t, kind)
+		found := oneOf(t, filepath.Join(strings.TrimPrefix(program(t, kind), "PATH="), "*-server"))
+		config, err := os.OpenFile(filepath.Join(m.dir, "offloader.yaml"), os.O_APPEND|os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = fmt.Fprintf(config, "engine: {redis: %q, valkey: %q}\n", found, found)
+		require.NoError(t, errors.Join(err, config.Close()))
+		m.d.Stop()
+		m.d.Restart()
+		m.d.Streaming("cache")
+
+		m.Do("SET", "counter", 0)
+		for range 20 {
+			pipe := m.DB(3).Pipeline()
+			for i := range 1000 {
+				pipe.Set(t.Context(), fmt.Sprint("k", i), strings.Repeat("v", 200), 0)
+			}
+			_, err := pipe.Exec(t.Context())
+			require.NoError(t, err)
+			m.Do("INCR", "counter")
+		}
+		digest := m.still(t)
+		m.Kill()
+		m.Restart()
+		refused := 0
+		for answered := false; !answered; {
+			switch value, err := m.Client().Get(context.Background(), "counter").Result(); {
+			case errors.Is(err, redis.Nil):
+				require.Fail(t, "a client was told that there is nothing")
+			case err != nil:
+				refused++
+			default:
+				require.Equal(t, "20", value)
+				answered = true
+			}
+		}
+		require.Positive(t, refused)
+		m.reborn(1)
+		require.Equal(t, digest, m.Digest())
+		require.Equal(t, "0", m.Info("stats")["sync_full"])
+		require.Contains(t, m.d.LogText(), "a scratch engine has replayed what is behind the snapshot")
+		require.Len(t, m.d.Timelines("cache"), 1)
+	})
+}
