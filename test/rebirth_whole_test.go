@@ -22,15 +22,7 @@ func TestRebirthShowsNothingOld(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		m := newMortal(t, kind)
-		found := oneOf(t, filepath.Join(strings.TrimPrefix(program(t, kind), "PATH="), "*-server"))
-		config, err := os.OpenFile(filepath.Join(m.dir, "offloader.yaml"), os.O_APPEND|os.O_WRONLY, 0)
-		require.NoError(t, err)
-		_, err = fmt.Fprintf(config, "engine: {redis: %q, valkey: %q}\n", found, found)
-		require.NoError(t, errors.Join(err, config.Close()))
-		m.d.Stop()
-		m.d.Restart()
-		m.d.Streaming("cache")
-
+		m.replayedBy(t, kind)
 		m.Do("SET", "counter", 0)
 		for range 20 {
 			pipe := m.DB(3).Pipeline()
@@ -62,5 +54,36 @@ func TestRebirthShowsNothingOld(t *testing.T) {
 		require.Equal(t, "0", m.Info("stats")["sync_full"])
 		require.Contains(t, m.d.LogText(), "a scratch engine has replayed what is behind the snapshot")
 		require.Len(t, m.d.Timelines("cache"), 1)
+		left, err := os.ReadDir(filepath.Join(m.dir, "spool", "cache", ".fresh"))
+		require.NoError(t, err)
+		require.Empty(t, left)
 	})
+}
+
+// TestRebirthWithoutAScratchEngine: what can't be replayed before is applied by the server itself.
+func TestRebirthWithoutAScratchEngine(t *testing.T) {
+	t.Parallel()
+	kind := nth(t, 1)
+	m := newMortal(t, kind)
+	m.replayedBy(t, kind, `case "$*" in *--version*) ;; *) echo "not today"; exit 1;; esac`)
+	m.Do("SET", "k", strings.Repeat("v", 100_000))
+	digest := m.still(t)
+	m.Kill()
+	m.Restart()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+	require.Regexp(t, `the source gets a snapshot and the stream behind it.* bytes=100.*not today`, m.d.LogText())
+}
+
+// replayedBy gives the daemon an engine to replay with, whose program begins with these lines.
+func (m *mortal) replayedBy(t *testing.T, kind enginetest.Kind, before ...string) {
+	t.Helper()
+	found := oneOf(t, filepath.Join(strings.TrimPrefix(program(t, kind, before...), "PATH="), "*-server"))
+	config, err := os.OpenFile(filepath.Join(m.dir, "offloader.yaml"), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = fmt.Fprintf(config, "engine: {redis: %q, valkey: %q}\n", found, found)
+	require.NoError(t, errors.Join(err, config.Close()))
+	m.d.Stop()
+	m.d.Restart()
+	m.d.Streaming("cache")
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/offloader/offloader/internal/config"
@@ -234,7 +235,9 @@ type keeper struct {
 	own   map[string]bool // of its replicas, by address: it came from the source's address
 	asked time.Time       // when the source was last asked whether it is another server by now
 
-	promoting sync.Mutex // held while an operator's word is carried out
+	able      atomic.Bool // to replay: there is an engine, as far as is known
+	replaying atomic.Bool // a scratch engine is, for the source's own server
+	promoting sync.Mutex  // held while an operator's word is carried out
 
 	order   rebirth.Order    // that word
 	verdict rebirth.Verdict  // the last under that order

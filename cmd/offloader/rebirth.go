@@ -51,7 +51,7 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 	facts := k.facts(ctx, r.Address)
 	facts.Engine = rebirth.Engine{
 		ReplID: f.ReplID, Up: f.State == "connected", At: f.Offset, Keys: f.Keys, Loading: f.Loading, Untold: f.Untold,
-		Attached: r.State != relay.Away, Copying: r.State == relay.Copying, Acked: r.Offset,
+		Attached: r.State != relay.Away, Copying: r.State == relay.Copying, Acked: r.Offset, Waits: k.replaying.Load(),
 	}
 	return k.decided(facts.Order, rebirth.Judge(facts))
 }
@@ -448,11 +448,18 @@ const (
 	// What is guessed of an engine before one was measured, in bytes a second, and what it takes to connect.
 	guessRDB, guessStream = 100 << 20, 40 << 20
 	connects              = time.Second
+	// engineEvery is how often it is looked for a scratch engine.
+	engineEvery = 10 * time.Minute
 )
 
 // predict keeps an eye on what a rebirth would take, until ctx ends.
 func (k *keeper) predict(ctx context.Context, f *feed.Feed) {
+	var looked time.Time
 	for {
+		if time.Since(looked) > engineEvery {
+			looked = time.Now()
+			k.canReplay(ctx)
+		}
 		wait := 5 * time.Second
 		rdb, behind, err := f.Size(ctx)
 		k.mu.Lock()
@@ -481,13 +488,13 @@ func (k *keeper) prediction() *httpapi.Rebirth {
 	if k.relay != nil {
 		rates = k.relay.Rates()
 	}
-	p := predicted(*k.size, rates)
+	p := predicted(*k.size, rates, k.able.Load())
 	return &p
 }
 
 // predicted is what a rebirth would take by its size: an engine connects, loads the snapshot, applies the log behind
-// it, each as fast as was measured last.
-func predicted(p httpapi.Rebirth, rates relay.Rates) httpapi.Rebirth {
+// it, each as fast as was measured last. Where a scratch engine does that before, saving and loading come on top.
+func predicted(p httpapi.Rebirth, rates relay.Rates, able bool) httpapi.Rebirth {
 	p.Measured = rates.RDB > 0
 	if rates.RDB == 0 {
 		rates.RDB = guessRDB
@@ -496,5 +503,8 @@ func predicted(p httpapi.Rebirth, rates relay.Rates) httpapi.Rebirth {
 		rates.Stream = guessStream
 	}
 	p.Seconds = connects.Seconds() + float64(p.Snapshot)/rates.RDB + float64(p.Log)/rates.Stream
+	if twice := p.Seconds + 2*float64(p.Snapshot)/rates.RDB; able && p.Log > unseen && twice <= prepares.Seconds()/2 {
+		p.Seconds, p.Replayed = twice, true
+	}
 	return p
 }

@@ -108,9 +108,17 @@ func TestWhatARebirthWouldTake(t *testing.T) {
 		{4 << 30, 1 << 30, relay.Rates{RDB: 512 << 20, Stream: 128 << 20}, 1 + 8 + 8, true},
 		{4 << 30, 2 * guessStream, relay.Rates{RDB: 1 << 30}, 1 + 4 + 2, true}, // no log was long enough to tell
 	} {
-		p := predicted(httpapi.Rebirth{Snapshot: row.snapshot, Log: row.log}, row.rates)
+		p := predicted(httpapi.Rebirth{Snapshot: row.snapshot, Log: row.log}, row.rates, false)
 		require.Equal(t, httpapi.Rebirth{Snapshot: row.snapshot, Log: row.log, Seconds: row.seconds, Measured: row.measured}, p)
 	}
+	size := httpapi.Rebirth{Snapshot: 1 << 30, Log: 1 << 30}
+	p := predicted(size, relay.Rates{RDB: 1 << 29, Stream: 1 << 28}, true)
+	require.InDelta(t, 1+2+4+4, p.Seconds, 1e-9, "the scratch engine saves, and the server loads that")
+	require.True(t, p.Replayed)
+	size.Log = unseen
+	require.False(t, predicted(size, relay.Rates{}, true).Replayed, "nobody sees it")
+	size.Log = 1 << 40
+	require.False(t, predicted(size, relay.Rates{}, true).Replayed, "that would take too long")
 	k := &keeper{}
 	require.Nil(t, k.prediction(), "nothing is archived")
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/durable"
+	"github.com/offloader/offloader/internal/engine"
 	"github.com/offloader/offloader/internal/feed"
 	"github.com/offloader/offloader/internal/fresh"
 	"github.com/offloader/offloader/internal/relay"
@@ -28,7 +29,7 @@ const (
 // is no engine to make it with, or that would take too long, it gets what there is.
 func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *relay.Copy) *relay.Copy {
 	k.mu.Lock()
-	own, p := k.own[address], k.prediction()
+	own := k.own[address]
 	k.mu.Unlock()
 	if !own {
 		return c
@@ -38,10 +39,16 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 	if err != nil || behind <= unseen {
 		return c
 	}
+	k.replaying.Store(true)
+	defer k.replaying.Store(false)
 	began := time.Now()
 	full, err := func() (*relay.Copy, error) {
-		if p != nil && p.Seconds > prepares.Seconds()/2 {
-			return nil, fmt.Errorf("it would take longer than %v", prepares)
+		k.able.Store(true) // or it is found out that it isn't
+		k.mu.Lock()
+		p := k.prediction()
+		k.mu.Unlock()
+		if p != nil && p.Log > unseen && !p.Replayed {
+			return nil, fmt.Errorf("to replay it before would take too long: %v at most", prepares/2)
 		}
 		ctx, cancel := context.WithTimeoutCause(ctx, prepares, fmt.Errorf("it was not there after %v", prepares))
 		defer cancel()
@@ -64,6 +71,7 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 	}()
 	if err != nil {
 		if ctx.Err() == nil {
+			k.able.Store(false)
 			k.log.Warn("the source gets a snapshot and the stream behind it: until it has applied that, reads are answered as of where it is", "bytes", behind, "error", err)
 		}
 		return c
@@ -73,6 +81,12 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 		k.log.Debug("could not close what is not needed", "error", err)
 	}
 	return full
+}
+
+// canReplay finds out whether there is an engine to do so, for what is predicted.
+func (k *keeper) canReplay(ctx context.Context) {
+	_, err := engine.Find(ctx, k.current().Link().Master.Engine, 0, k.engines())
+	k.able.Store(err == nil)
 }
 
 // freshDir is where scratch engines save. What an earlier daemon may have left there goes when the relay opens.

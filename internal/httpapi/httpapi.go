@@ -96,6 +96,7 @@ type Rebirth struct {
 	Snapshot int64   `json:"snapshot_bytes"` // of the RDB that it would get
 	Log      int64   `json:"log_bytes"`      // of the stream behind that
 	Measured bool    `json:"measured"`       // the rates are those of a replica; else they are a guess
+	Replayed bool    `json:"replayed"`       // a scratch engine replays the stream before, so nobody reads what is old
 }
 
 // Relay is a source's relay.

@@ -55,6 +55,7 @@ type Engine struct {
 
 	Attached bool          // it is connected to the relay
 	Copying  bool          // and gets a full copy
+	Waits    bool          // for that, until a scratch engine has replayed what is behind the snapshot
 	Acked    stream.Offset // that it acknowledged last
 }
 
@@ -117,6 +118,8 @@ func Judge(f Facts) Verdict {
 	switch {
 	case ahead:
 		return wait(f.overrule()+", with what it holds", "it stands at offset %d, and only what is before %d is durable here", e.At, f.End)
+	case e.Waits:
+		return wait("", "a scratch engine replays what is behind the snapshot, so that nobody reads what is old")
 	case e.Loading:
 		return wait("", "it loads the snapshot")
 	case !e.Attached:

@@ -27,6 +27,7 @@ type daemon struct {
 	cmd     *exec.Cmd
 	started time.Time
 	ended   bool
+	program string // of a server for scratch engines, "": those in PATH
 }
 
 // target is a source: its name, and the ports of its master on the loopback and of its relay, 0 for none.
@@ -86,6 +87,9 @@ func (d *daemon) configure(targets ...target) {
 			relay = fmt.Sprintf(", relay: {listen: \"127.0.0.1:%d\"}", t.relay)
 		}
 		fmt.Fprintf(&text, "  - {name: %s, address: \"127.0.0.1:%d\"%s}\n", t.name, t.port, relay)
+	}
+	if d.program != "" {
+		fmt.Fprintf(&text, "engine: {redis: %q, valkey: %q}\n", d.program, d.program)
 	}
 	d.b.check(os.WriteFile(d.path("offloader.yaml"), []byte(text.String()), 0o600), "write a configuration")
 }

@@ -46,7 +46,11 @@ func (b *bench) rebirth() {
 	if predicted != nil {
 		told = "predicted before the log: " + digits(predicted.Seconds) + " s"
 	}
-	b.add(row{what: "the same with " + megabytes(2*b.size) + " of log behind it", ours: digits(took) + " s", other: told, bound: "told"})
+	b.add(row{what: "the same with " + megabytes(2*b.size) + " of log behind it, which the server applies itself", ours: digits(took) + " s", other: told, bound: "told"})
+	d.program = master.Kind().Tool("server")
+	d.configure(target{"main", master.Port(), port})
+	d.reload()
+	b.add(row{what: "the same, replayed by a scratch engine before, so that its clients read nothing that is old", ours: digits(die()) + " s", other: "–", bound: "told"})
 	d.stop()
 	d.remove()
 	master.Kill()
