@@ -123,17 +123,35 @@ func (o *once) Copy(ctx context.Context) (*relay.Copy, error) {
 	c, err := o.Archive.Copy(ctx)
 	if err != nil {
 		o.fail(err)
+		return nil, err
 	}
-	return c, err
+	c.Stream = &onceStream{c.Stream, o}
+	return c, nil
 }
 
 // Continue is asked for first, by an engine that takes its own past for a part of ours.
 func (o *once) Continue(ctx context.Context, id stream.ReplID, behind stream.Offset) (relay.Stream, error) {
 	s, err := o.Archive.Continue(ctx, id, behind)
-	if err != nil && !errors.Is(err, relay.ErrFork) {
-		o.fail(err)
+	if err != nil {
+		if !errors.Is(err, relay.ErrFork) {
+			o.fail(err)
+		}
+		return nil, err
 	}
-	return s, err
+	return &onceStream{s, o}, nil
+}
+
+type onceStream struct {
+	relay.Stream
+	o *once
+}
+
+func (s *onceStream) Next(ctx context.Context) ([]byte, error) {
+	b, err := s.Stream.Next(ctx)
+	if err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
+		s.o.fail(err)
+	}
+	return b, err
 }
 
 // save has the engine save, and takes the file.
