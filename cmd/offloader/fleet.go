@@ -21,6 +21,7 @@ import (
 	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/schedule"
 	"github.com/offloader/offloader/internal/source"
+	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
@@ -223,7 +224,7 @@ type keeper struct {
 	ended chan struct{}
 
 	engines func() map[string]string // programs for scratch engines, by product
-	spool   string                   // its folder
+	spool   *spool.Spool
 
 	mu     sync.Mutex
 	source *source.Source
@@ -249,7 +250,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
 	o.Link.Turns = f.turns
-	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}, engines: f.scratch, spool: o.Spool.Dir()}
+	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}, engines: f.scratch, spool: o.Spool}
 	k.make = func() *source.Source { return source.New(o) }
 	if w.Relay != nil {
 		o.Link.Follower, o.Followers = k.follower, k.followers

@@ -52,6 +52,9 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 		}
 		ctx, cancel := context.WithTimeoutCause(ctx, prepares, fmt.Errorf("it was not there after %v", prepares))
 		defer cancel()
+		if err := k.spool.Room(); err != nil { // the RDB would lie there
+			return nil, err
+		}
 		dir := k.freshDir()
 		if err := durable.MkdirAll(dir); err != nil {
 			return nil, err
@@ -90,7 +93,7 @@ func (k *keeper) canReplay(ctx context.Context) {
 }
 
 // freshDir is where scratch engines save. What an earlier daemon may have left there goes when the relay opens.
-func (k *keeper) freshDir() string { return filepath.Join(k.spool, k.want.Name, ".fresh") }
+func (k *keeper) freshDir() string { return filepath.Join(k.spool.Dir(), k.want.Name, ".fresh") }
 
 func (k *keeper) clearFresh() {
 	if err := os.RemoveAll(k.freshDir()); err != nil {
