@@ -65,6 +65,7 @@ func kill9(t *testing.T, kind enginetest.Kind, kills int, key string) {
 		d.Restart()
 	}
 	d.Streaming("cache")
+	d.Until("cache", "it has enough for several compacted segments", func(s blackbox.SourceStatus) bool { return s.Received > 5<<20 })
 	stop()
 	master.Do("SET", "after", "2")
 	require.EqualValues(t, 1, master.Do("WAIT", 1, 30_000))
