@@ -70,6 +70,14 @@ func RDB(ctx context.Context, o Options, timeline string, at stream.Offset) (*Fi
 		return nil, err
 	}
 	defer e.Close()
+	// What it writes has to be what the master reads. That is found out before anybody waits for it.
+	empty, err := save(ctx, e, o.Dir, begins.RDBVersion)
+	if err == nil {
+		err = empty.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
 	if err := replay(ctx, e, from, o.Logger, at); err != nil {
 		return nil, err
 	}
