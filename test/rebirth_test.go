@@ -65,6 +65,7 @@ func newMortalOn(t *testing.T, kind enginetest.Kind, store, relay string, args .
 sources: [{name: cache, address: %q, username: offloader, password: secret, relay: {listen: "127.0.0.1:%d", username: replica, password: "of the relay"%s}}]
 spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
 stores: [%s]
+engine: {redis: $DIR/engine, valkey: $DIR/engine}
 `, m.Addr(), m.port, relay, store))
 	m.waits("nothing is archived")
 	require.True(t, strings.HasPrefix(fmt.Sprint(m.error("GET", "k")), "MASTERDOWN"), "before there is data clients get an error")
