@@ -50,7 +50,7 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 		if p != nil && p.Log > unseen && !p.Replayed {
 			return nil, fmt.Errorf("to replay it before would take too long: %v at most", prepares/2)
 		}
-		ctx, cancel := context.WithTimeoutCause(ctx, prepares, fmt.Errorf("it was not there after %v", prepares))
+		bounded, cancel := context.WithTimeoutCause(ctx, prepares, fmt.Errorf("it was not there after %v", prepares))
 		defer cancel()
 		if err := k.spool.Room(); err != nil { // the RDB would lie there
 			return nil, err
@@ -59,7 +59,7 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 		if err := durable.MkdirAll(dir); err != nil {
 			return nil, err
 		}
-		rdb, err := fresh.RDB(ctx, fresh.Options{
+		rdb, err := fresh.RDB(bounded, fresh.Options{
 			Source: k.want.Name, Engines: k.engines(), Dir: dir, Logger: k.log,
 			Load: func(ctx context.Context) (*archive.Catalog, error) { return k.current().Catalog(ctx) },
 		}, end.Timeline, end.Offset)
