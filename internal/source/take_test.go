@@ -165,18 +165,16 @@ func TestASnapshotWaitsForItsTurn(t *testing.T) {
 	r := newRig(t, master.Addr(), func(o *Options) { o.Link.Turns = limit })
 	r.streaming()
 	take := func(ctx context.Context) chan error {
-		ended := make(chan error, 1)
+		ended, heard := make(chan error, 1), heeded{ctx, make(chan struct{}, 1)}
 		go func() {
-			_, err := r.src.TakeSnapshot(ctx, nil)
+			_, err := r.src.TakeSnapshot(heard, nil)
 			ended <- err
 		}()
-		require.Eventually(t, func() bool {
-			if locked := r.src.taking.TryLock(); locked {
-				r.src.taking.Unlock()
-				return false
-			}
-			return true
-		}, 10*time.Second, time.Millisecond)
+		select {
+		case <-heard.asked: // it is about to wait for its turn
+		case err := <-ended:
+			t.Fatalf("it didn't wait: %v", err)
+		}
 		return ended
 	}
 	give, err := limit.Take(t.Context())
@@ -199,6 +197,20 @@ func TestASnapshotWaitsForItsTurn(t *testing.T) {
 	r.stop()
 	require.ErrorIs(t, <-ended, errStopped)
 	give()
+}
+
+// heeded tells when somebody first asks for its end.
+type heeded struct {
+	context.Context
+	asked chan struct{}
+}
+
+func (h heeded) Done() <-chan struct{} {
+	select {
+	case h.asked <- struct{}{}:
+	default:
+	}
+	return h.Context.Done()
 }
 
 // What a store has is known from its listing at the start, and from what is stored since.
