@@ -65,7 +65,10 @@ func TestRebirthWithoutAScratchEngine(t *testing.T) {
 	t.Parallel()
 	kind := nth(t, 1)
 	m := newMortal(t, kind)
+	const old = "read what is old until it has applied the stream"
+	require.Contains(t, m.d.Run("check").Stdout, old)
 	m.replayedBy(t, kind, `case "$*" in *--version*) ;; *) echo "not today"; exit 1;; esac`)
+	require.NotContains(t, m.d.Run("check").Stdout, old)
 	m.Do("SET", "k", strings.Repeat("v", 100_000))
 	digest := m.still(t)
 	m.Kill()

@@ -16,6 +16,7 @@ import (
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/check"
 	"github.com/offloader/offloader/internal/config"
+	"github.com/offloader/offloader/internal/engine"
 	"github.com/offloader/offloader/internal/stale"
 )
 
@@ -75,7 +76,7 @@ func (a *app) check(ctx context.Context, c *config.Config) error {
 			masters[i].findings = append(masters[i].findings, archived(s.Name, masters[i].facts)...)
 			masters[i].findings = append(masters[i].findings, checkRelay(ctx, s, daemon)...)
 			masters[i].findings = append(masters[i].findings, held...)
-			masters[i].findings = append(masters[i].findings, rebirthOf(ctx, s, masters[i], cats)...)
+			masters[i].findings = append(masters[i].findings, rebirthOf(ctx, s, c, masters[i], cats)...)
 			return nil
 		})
 	}
@@ -148,27 +149,34 @@ func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, us che
 }
 
 // rebirthOf tells whether a source that has a relay would come back through it.
-func rebirthOf(ctx context.Context, s config.Source, m asked, cats []*archive.Catalog) []check.Finding {
+func rebirthOf(ctx context.Context, s config.Source, c *config.Config, m asked, cats []*archive.Catalog) []check.Finding {
 	if s.Relay == nil || m.facts == nil || m.facts.Info == nil {
 		return nil
 	}
-	c, err := m.master.AskComeback(ctx, m.facts)
+	back, err := m.master.AskComeback(ctx, m.facts)
 	if err != nil {
 		return []check.Finding{failed("rebirth", err)}
 	}
-	return check.AdviseRebirth(c, s.Username, s.Relay.Listen, s.Relay.Username, s.Relay.Password != "", reborn(cats))
+	product, version := m.facts.Product()
+	_, unable := engine.FindLike(ctx, product, version, engines(c))
+	if unable == nil {
+		_, unable = engine.Room(m.facts.Dataset())
+	}
+	return check.AdviseRebirth(back, s.Username, check.Through{
+		Listen: s.Relay.Listen, Login: s.Relay.Username, Password: s.Relay.Password != "", Start: lastStart(cats), Replay: unable,
+	})
 }
 
-// reborn tells whether a source's last start was through the relay. It takes all stores to know which was the last: one
+// lastStart tells how a source's server was last started. It takes all stores to know which timeline is the last: one
 // that lags ends with another.
-func reborn(cats []*archive.Catalog) bool {
+func lastStart(cats []*archive.Catalog) archive.Start {
 	var all archive.Catalog
 	for _, c := range cats {
 		for _, t := range c.Timelines {
 			all.Add(t)
 		}
 	}
-	return all.Reborn()
+	return all.LastStart()
 }
 
 // failed is an error as a finding.

@@ -131,20 +131,21 @@ func TestTheLastStartOfAllStores(t *testing.T) {
 		return &archive.Catalog{Timelines: []*archive.Timeline{{TimelineInfo: archive.TimelineInfo{Timeline: "a", Reason: "first contact"}, Events: events}}}
 	}
 	without := holds(rebirth)
-	without.Timelines = append(without.Timelines, &archive.Timeline{TimelineInfo: archive.TimelineInfo{Timeline: "b", Reason: "the master came back empty"}})
+	without.Timelines = append(without.Timelines, &archive.Timeline{TimelineInfo: archive.TimelineInfo{Timeline: "b", Reason: "the master came back empty"},
+		Events: []archive.Event{{Kind: archive.EventSuspect, Offset: 9, Time: 9}}})
 	for _, row := range []struct {
 		stores []*archive.Catalog
-		want   bool
+		want   archive.Start
 	}{
-		{nil, false},
-		{[]*archive.Catalog{holds(), holds(rebirth)}, true},
-		{[]*archive.Catalog{holds(rebirth), holds()}, true},
-		{[]*archive.Catalog{holds(rebirth), holds(rebirth, failover)}, false},
-		{[]*archive.Catalog{holds(rebirth, failover), holds(rebirth)}, false},
-		{[]*archive.Catalog{holds(rebirth), without}, false},
-		{[]*archive.Catalog{without, holds(rebirth)}, false},
+		{nil, archive.StartUnseen},
+		{[]*archive.Catalog{holds(), holds(rebirth)}, archive.StartReborn},
+		{[]*archive.Catalog{holds(rebirth), holds()}, archive.StartReborn},
+		{[]*archive.Catalog{holds(rebirth), holds(rebirth, failover)}, archive.StartUnseen},
+		{[]*archive.Catalog{holds(rebirth, failover), holds(rebirth)}, archive.StartUnseen},
+		{[]*archive.Catalog{holds(rebirth), without}, archive.StartForgot},
+		{[]*archive.Catalog{without, holds(rebirth)}, archive.StartForgot},
 	} {
-		require.Equal(t, row.want, reborn(row.stores))
+		require.Equal(t, row.want, lastStart(row.stores))
 	}
 }
 

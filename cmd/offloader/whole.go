@@ -88,7 +88,8 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 
 // canReplay finds out whether there is an engine to do so, for what is predicted.
 func (k *keeper) canReplay(ctx context.Context) {
-	_, err := engine.Find(ctx, k.current().Link().Master.Engine, 0, k.engines())
+	m := k.current().Link().Master
+	_, err := engine.FindLike(ctx, m.Engine, m.Version, k.engines())
 	k.able.Store(err == nil)
 }
 

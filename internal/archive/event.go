@@ -20,18 +20,36 @@ const (
 // reason of a timeline that began so begins with it.
 const CauseRebirth = "rebirth"
 
-// Reborn tells whether the source's last start was through the relay.
-func (c *Catalog) Reborn() bool {
+// Start is what is known of how a source's server was last started.
+type Start int
+
+// What it can be.
+const (
+	StartUnseen Start = iota // it has run since before it was archived, or what came back had what it was to have
+	StartReborn              // through the relay
+	StartForgot              // without: it came back with less than it had held
+)
+
+// LastStart tells how the source's server was last started.
+func (c *Catalog) LastStart() Start {
 	if len(c.Timelines) == 0 {
-		return false
+		return StartUnseen
 	}
 	newest := c.Timelines[len(c.Timelines)-1]
 	for _, e := range slices.Backward(newest.Events) {
-		if e.Kind == EventReplID {
-			return e.Cause == CauseRebirth
+		switch {
+		case e.Kind == EventSuspect && e.Damage == nil:
+			return StartForgot
+		case e.Kind == EventReplID && e.Cause == CauseRebirth:
+			return StartReborn
+		case e.Kind == EventReplID:
+			return StartUnseen
 		}
 	}
-	return strings.HasPrefix(newest.Reason, CauseRebirth)
+	if strings.HasPrefix(newest.Reason, CauseRebirth) {
+		return StartReborn
+	}
+	return StartUnseen
 }
 
 // Sizes are how many keys a master was last known to hold, and how many it came back with; -1 where that

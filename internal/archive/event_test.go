@@ -60,17 +60,22 @@ func TestABranchWhoseParentWasPruned(t *testing.T) {
 }
 
 // What `check` goes by: it is the last start that counts, not that there was a rebirth once.
-func TestRebornIsWhoWasSoLast(t *testing.T) {
+func TestTheLastStartCounts(t *testing.T) {
 	reborn, failover := Event{Kind: EventReplID, Offset: 5, Cause: CauseRebirth}, Event{Kind: EventReplID, Offset: 9, Cause: "the master gave a new id"}
-	history := func(timelines ...*Timeline) bool { return (&Catalog{Timelines: timelines}).Reborn() }
+	history := func(timelines ...*Timeline) Start { return (&Catalog{Timelines: timelines}).LastStart() }
 	born := func(reason string, events ...Event) *Timeline {
 		return &Timeline{TimelineInfo: TimelineInfo{Reason: reason}, Events: events}
 	}
-	require.False(t, history())
-	require.False(t, history(born("first contact")))
-	require.True(t, history(born("first contact", reborn)))
-	require.False(t, history(born("first contact", reborn, failover)), "another has taken over")
-	require.True(t, history(born("first contact", failover, reborn, Event{Kind: EventRelease, Offset: 9})))
-	require.False(t, history(born("first contact", reborn), born("the master came back empty")), "it was started without")
-	require.True(t, history(born("first contact"), born(CauseRebirth+": the spool was lost")), "from the stores")
+	require.Equal(t, StartUnseen, history())
+	require.Equal(t, StartUnseen, history(born("first contact")))
+	require.Equal(t, StartReborn, history(born("first contact", reborn)))
+	require.Equal(t, StartUnseen, history(born("first contact", reborn, failover)), "another has taken over")
+	require.Equal(t, StartReborn, history(born("first contact", failover, reborn, Event{Kind: EventRelease, Offset: 9})))
+	require.Equal(t, StartReborn, history(born("first contact"), born(CauseRebirth+": the spool was lost")), "from the stores")
+	forgot := born("the master came back empty", Event{Kind: EventSuspect, Offset: 1})
+	require.Equal(t, StartForgot, history(born("first contact", reborn), forgot), "it was started without")
+	forgot.Events = append(forgot.Events, Event{Kind: EventRelease, Offset: 1})
+	require.Equal(t, StartForgot, history(born("first contact", reborn), forgot), "whatever was said of it since")
+	forgot.Events = append(forgot.Events, reborn)
+	require.Equal(t, StartReborn, history(born("first contact", reborn), forgot), "and with it since")
 }

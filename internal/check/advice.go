@@ -57,7 +57,7 @@ func (f *Facts) identity(out *findings) {
 		out.add(Warn, "master", "", "it answers, and may not tell what it is: nothing can be said about what attaching costs")
 		return
 	}
-	product, version := f.product()
+	product, version := f.Product()
 	if f.sentinel() {
 		out.add(Fail, "master", "ask it where the master is: SENTINEL GET-MASTER-ADDR-BY-NAME name", "this is a Sentinel, it holds no data")
 		return
@@ -85,7 +85,8 @@ func (f *Facts) identity(out *findings) {
 	}
 }
 
-func (f *Facts) product() (name, version string) {
+// Product is what the server is, as timeline.json names it, and which version of it.
+func (f *Facts) Product() (name, version string) {
 	if v := f.Info["valkey_version"]; v != "" {
 		return "valkey", v
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/relay"
 )
 
@@ -90,11 +92,19 @@ func (c *Comeback) lookFor(ctx context.Context, address, dir, name string) {
 	c.Dump = path
 }
 
-// AdviseRebirth says whether a source that has a relay would be reborn, and what to change. relay is where the
-// relay listens, login the name that goes with its password, password whether it wants one, proved whether the
-// source was reborn before. Without that it can't be seen from outside how a server that runs was started: the
-// second of the two options alone shows.
-func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool) []Finding {
+// Through is what a source would be reborn through, and what is known of that beside what its master tells.
+type Through struct {
+	Listen   string
+	Login    string // the name that goes with its password
+	Password bool   // it wants one
+	Start    archive.Start
+	Replay   error // why no scratch engine could replay what is behind a snapshot, nil where one can
+}
+
+// AdviseRebirth says whether a source that has a relay would be reborn, and what to change. It can't be seen from
+// outside how a server that runs was started: the second of the two options alone shows, and what the archive tells of
+// its last start.
+func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 	var out findings
 	const name = "rebirth"
 	if user == "" {
@@ -124,25 +134,32 @@ func AdviseRebirth(c *Comeback, user, relay, login string, password, proved bool
 		if kept {
 			level, what = Warn, "it comes back with what its own RDB or AOF holds, which may be older than what is archived"
 		}
-		out.add(level, name, "start it with --replicaof "+relayAt(relay)+" --replica-serve-stale-data no --rdb-del-sync-files yes, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
+		out.add(level, name, "start it with --replicaof "+relayAt(r.Listen)+" --replica-serve-stale-data no --rdb-del-sync-files yes, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
 			"it was not started as a replica of the relay: %s", what)
 	}
-	if password && c.Config["masterauth"] == "" {
+	if r.Password && c.Config["masterauth"] == "" {
 		out.add(Fail, name, "CONFIG SET masterauth …, and in its configuration file (masteruser too where the relay has a username)", "the relay wants a password, and the master has none to give as its replica")
 	}
-	if has := c.Config["masteruser"]; password && cmp.Or(has, "default") != cmp.Or(login, "default") {
-		out.add(Fail, name, "CONFIG SET masteruser '"+login+"', and in its configuration file", "the relay wants the user %q, and as its replica the master gives %q", cmp.Or(login, "default"), cmp.Or(has, "default"))
+	if has := c.Config["masteruser"]; r.Password && cmp.Or(has, "default") != cmp.Or(r.Login, "default") {
+		out.add(Fail, name, "CONFIG SET masteruser '"+r.Login+"', and in its configuration file", "the relay wants the user %q, and as its replica the master gives %q", cmp.Or(r.Login, "default"), cmp.Or(has, "default"))
 	}
 	if c.Replicaof != "" {
 		out.add(Fail, name, "on the master: ACL SETUSER "+user+" +replicaof +role +info", "user %s may not promote it: %s", user, c.Replicaof)
 	}
+	const look = "look at what starts it (`systemctl cat` of its unit: --replicaof %s has to stand there), and restart it once at a quiet hour: then it is proved"
 	switch {
 	case len(out) > 0:
-	case !proved:
-		out.add(Warn, name, "look at what starts it (`systemctl cat` of its unit: --replicaof "+relayAt(relay)+" has to stand there), and restart it once at a quiet hour: then it is proved",
-			"it has the settings of a server that is reborn; whether a restart has it follow the relay on %s can't be seen while it runs", relay)
+	case r.Start == archive.StartForgot:
+		out.add(Fail, name, fmt.Sprintf(look, relayAt(r.Listen)), "its last start was not through the relay: it came back with less than it had held, and would do so again")
+	case r.Start == archive.StartUnseen:
+		out.add(Warn, name, fmt.Sprintf(look, relayAt(r.Listen)),
+			"it has the settings of a server that is reborn; whether a restart has it follow the relay on %s can't be seen while it runs", r.Listen)
 	default:
-		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", relay)
+		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", r.Listen)
+	}
+	if r.Replay != nil {
+		out.add(Warn, name, "have the engine's package beside the daemon, not started, and memory free for the dataset; with young snapshots it is short (docs/limits.md)",
+			"while it comes back its clients get an error until a snapshot is loaded, and then read what is old until it has applied the stream behind that: no scratch engine can do so before (%v)", r.Replay)
 	}
 	if what := beyond(c.Config); what != "" && c.Config["replica-serve-stale-data"] == "no" {
 		out.add(Warn, name, "switch it off once you trust the archive (docs/operations.md), or take the drop-in away; until then restart it only while the daemon runs and all is durable",

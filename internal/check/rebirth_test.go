@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,10 +11,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 )
 
-func comeback(t *testing.T, s *enginetest.Server, user string, password bool, proved ...bool) []Finding {
+func comeback(t *testing.T, s *enginetest.Server, user string, password bool, start ...archive.Start) []Finding {
 	t.Helper()
 	m := master(s, user)
 	m.Sample = time.Millisecond
@@ -24,7 +26,7 @@ func comeback(t *testing.T, s *enginetest.Server, user string, password bool, pr
 	require.NoError(t, err)
 	require.Equal(t, before["role"], s.Info("replication")["role"], "nothing changes")
 	require.Equal(t, before["master_replid"], s.Info("replication")["master_replid"])
-	return AdviseRebirth(c, user, "10.0.0.9:6390", "", password, len(proved) > 0)
+	return AdviseRebirth(c, user, Through{Listen: "10.0.0.9:6390", Password: password, Start: append(start, archive.StartUnseen)[0]})
 }
 
 // What stands in the way of a rebirth is found on a master that runs, and nothing changes there.
@@ -53,13 +55,14 @@ func TestRebirthReadiness(t *testing.T) {
 		s.Do("CONFIG", "SET", "replica-serve-stale-data", "no")
 		s.Do("CONFIG", "SET", "masterauth", "secret")
 		says(comeback(t, s, "", true), Warn, "can't be seen while it runs")
-		says(comeback(t, s, "", true, true), OK, "comes back with all that is durable")
-		require.Empty(t, named(comeback(t, s, "", true, true), "rebirth", Warn))
+		says(comeback(t, s, "", true, archive.StartForgot), Fail, "its last start was not through the relay")
+		says(comeback(t, s, "", true, archive.StartReborn), OK, "comes back with all that is durable")
+		require.Empty(t, named(comeback(t, s, "", true, archive.StartReborn), "rebirth", Warn))
 		s.Do("CONFIG", "SET", "save", "3600 1")
-		says(comeback(t, s, "", true, true), Warn, "what its dump.rdb has beyond that")
+		says(comeback(t, s, "", true, archive.StartReborn), Warn, "what its dump.rdb has beyond that")
 		s.Do("CONFIG", "SET", "appendonly", "yes")
 		says(comeback(t, s, "", true), Warn, "can't be seen while it runs")
-		says(comeback(t, s, "", true, true), Warn, "what its AOF has beyond that")
+		says(comeback(t, s, "", true, archive.StartReborn), Warn, "what its AOF has beyond that")
 		s.Do("CONFIG", "SET", "appendonly", "no", "save", "")
 		s.Do("CONFIG", "SET", "masteruser", "somebody")
 		says(comeback(t, s, "", true), Fail, "as its replica the master gives \"somebody\"")
@@ -68,13 +71,13 @@ func TestRebirthReadiness(t *testing.T) {
 		says(comeback(t, s, "", true), Fail, "mv "+filepath.Join(s.Dir(), "dump.rdb")+" "+filepath.Join(s.Dir(), "dump.rdb")+".before-offloader")
 		require.NoError(t, os.Remove(filepath.Join(s.Dir(), "dump.rdb")))
 		s.Do("CONFIG", "SET", "replica-read-only", "no")
-		says(comeback(t, s, "", true, true), Fail, "takes writes that nobody archives")
+		says(comeback(t, s, "", true, archive.StartReborn), Fail, "takes writes that nobody archives")
 		s.Do("CONFIG", "SET", "replica-read-only", "yes")
 
 		s.Do("ACL", "SETUSER", "offloader", "on", ">pw", "resetkeys", "resetchannels", "+psync", "+replconf", "+ping", "+info", "+config|get")
 		says(comeback(t, s, "offloader", true), Fail, "ACL SETUSER offloader +replicaof +role +info")
 		s.Do("ACL", "SETUSER", "offloader", "+replicaof", "+role")
-		says(comeback(t, s, "offloader", true, true), OK, "comes back")
+		says(comeback(t, s, "offloader", true, archive.StartReborn), OK, "comes back")
 
 		replica := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", s.Port()))
 		says(comeback(t, replica, "", false), Warn, "it is a replica of "+s.Addr())
@@ -104,11 +107,15 @@ func TestWhereADumpLies(t *testing.T) {
 
 	c := look("192.0.2.1:6379", dir)
 	c.Config = map[string]string{"replica-serve-stale-data": "no"}
-	list := AdviseRebirth(&c, "", "10.0.0.9:6390", "", false, true)
+	list := AdviseRebirth(&c, "", Through{Listen: "10.0.0.9:6390", Start: archive.StartReborn})
 	require.Len(t, named(list, "rebirth", OK), 2)
 	require.Contains(t, list[1].Message, "can't be seen from here")
 	c.Config["save"] = "3600 1"
-	list = AdviseRebirth(&c, "", "10.0.0.9:6390", "", false, true)
+	list = AdviseRebirth(&c, "", Through{Listen: "10.0.0.9:6390", Start: archive.StartReborn})
 	require.Len(t, named(list, "rebirth", OK), 1, "it is meant to be there")
 	require.Len(t, named(list, "rebirth", Warn), 1)
+
+	list = AdviseRebirth(&c, "", Through{Listen: "10.0.0.9:6390", Start: archive.StartReborn, Replay: errors.New("there is no valkey here")})
+	require.Len(t, named(list, "rebirth", Warn), 2)
+	require.Contains(t, list[1].Message, "read what is old until it has applied the stream behind that: no scratch engine can do so before (there is no valkey here)")
 }

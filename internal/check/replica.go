@@ -18,7 +18,7 @@ func AdviseReplica(f, master *Facts, us Ours) []Finding {
 			out = append(out, r)
 		}
 	}
-	product, version := f.product()
+	product, version := f.Product()
 	id, ours := f.replID(), stream.ReplID("")
 	if master != nil {
 		ours = master.replID()

@@ -63,6 +63,17 @@ func Find(ctx context.Context, product string, rdb int, configured map[string]st
 	return Binary{}, none
 }
 
+// FindLike looks for a server that writes RDBs as a master of that product and version does: what it saves, the master
+// loads.
+func FindLike(ctx context.Context, product, version string, configured map[string]string) (Binary, error) {
+	wants := Binary{Product: product, Version: version}.writes()
+	b, err := Find(ctx, product, wants, configured)
+	if has := b.writes(); err == nil && has != wants {
+		err = fmt.Errorf("%s is %s, which writes RDBs of version %d, and those of %s %s are of version %d", b.Path, b, has, product, version, wants)
+	}
+	return b, err
+}
+
 // places are the programs that a product's server may be. Some systems have a valkey under the name
 // redis-server, for the sake of scripts.
 func places(product string, configured map[string]string) (paths []string) {
@@ -138,6 +149,24 @@ func (b Binary) unable(rdb int) string {
 		return ""
 	}
 	return needs("a newer redis")
+}
+
+// writes is the version of the RDBs that a server writes. That of a redis which is newer than all that is known is the
+// last known.
+func (b Binary) writes() int {
+	major, minor := b.numbers()
+	switch {
+	case b.Product == Valkey && major < 9:
+		return foreignRDB - 1
+	case b.Product == Valkey:
+		return valkeyRDB
+	}
+	for _, n := range newest {
+		if major > n.major || major == n.major && minor >= n.minor {
+			return n.rdb
+		}
+	}
+	return 0
 }
 
 func (b Binary) numbers() (major, minor int) {

@@ -16,6 +16,7 @@ func TestWhichRDBsAServerLoads(t *testing.T) {
 			require.Equal(t, rdb <= most, b.unable(rdb) == "", "redis %s, RDB %d: %s", version, rdb, b.unable(rdb))
 		}
 		require.NotEmpty(t, b.unable(80))
+		require.Equal(t, most, b.writes())
 	}
 	require.Equal(t, "an RDB of version 12 takes redis 7.4 or newer", Binary{Product: Redis, Version: "7.2.4"}.unable(12))
 	require.NotEmpty(t, Binary{Product: Redis, Version: "8.8.0"}.unable(15))
@@ -25,6 +26,7 @@ func TestWhichRDBsAServerLoads(t *testing.T) {
 		require.Empty(t, b.unable(11), version)
 		require.NotEmpty(t, b.unable(12), version)
 		require.Equal(t, version[0] == '7' || version[0] == '8', b.unable(80) != "", version)
+		require.Empty(t, b.unable(b.writes()), version)
 	}
 }
 
@@ -73,6 +75,18 @@ func TestFind(t *testing.T) {
 	none(Valkey, 11, map[string]string{Valkey: own}, own+" is redis 8.0.2")
 	none(Redis, 10, map[string]string{Redis: script(t, other, "odd", "hello")}, "neither a redis-server nor a valkey-server")
 	none(Redis, 10, map[string]string{Redis: filepath.Join(other, "none")}, "no such file or directory")
+
+	// What one saves is for a master of another version only where their RDBs are alike.
+	like := func(version string) string {
+		_, err := FindLike(t.Context(), Redis, version, map[string]string{Redis: own})
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	require.Empty(t, like("7.4.1"))
+	require.Equal(t, own+" is redis 8.0.2, which writes RDBs of version 12, and those of redis 7.2.4 are of version 11", like("7.2.4"))
+	require.Contains(t, like("8.6.0"), "an RDB of version 13 takes redis 8.6 or newer")
 
 	// Where the product isn't known, what loads it does.
 	got, _ = find("", 11, map[string]string{Redis: own})

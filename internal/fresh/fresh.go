@@ -103,22 +103,11 @@ func look(ctx context.Context, from relay.Archive) (c *relay.Copy, used int64, e
 
 // replay has the engine replicate from a relay of its own, up to a boundary.
 func replay(ctx context.Context, e *engine.Engine, from relay.Archive, log *slog.Logger, to stream.Offset) error {
-	alive, cancel := context.WithCancelCause(ctx)
-	password := rand.Text()
-	l, err := relay.Listen("127.0.0.1:0", relay.Options{Archive: &once{from, cancel}, Login: relay.Login{Password: password}, Logger: log})
-	if err != nil {
-		cancel(nil)
-		return err
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = l.Run(alive) // what goes wrong with it, Follow notices
-	}()
-	err = e.Follow(alive, l.Addr(), password, to)
-	cancel(nil)
-	<-ended
-	return err
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return relay.Private(ctx, &once{from, cancel}, log, func(ctx context.Context, address, password string) error {
+		return e.Follow(ctx, address, password, to)
+	})
 }
 
 // once is an archive that is given up with the first thing that goes wrong: there is another way.

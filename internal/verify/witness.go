@@ -3,7 +3,6 @@ package verify
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -39,20 +38,10 @@ func (b *boot) replay(ctx context.Context, e *engine.Engine, to *replay.Replay) 
 	alive, cancel := context.WithCancelCause(ctx)
 	w := &witness{boot: b, engine: e, ctx: alive, fail: cancel,
 		feed: feed.Fixed(feed.Options{Source: b.Source, Load: b.o.Load, Logger: b.o.Logger}, timeline, end)}
-	password := rand.Text()
-	l, err := relay.Listen("127.0.0.1:0", relay.Options{Archive: w, Login: relay.Login{Password: password}, Logger: b.o.Logger})
-	if err != nil {
-		cancel(nil)
-		return err
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = l.Run(alive) // what goes wrong with it, Follow notices
-	}()
-	err = e.Follow(alive, l.Addr(), password, end)
+	err := relay.Private(alive, w, b.o.Logger, func(ctx context.Context, address, password string) error {
+		return e.Follow(ctx, address, password, end)
+	})
 	cancel(nil)
-	<-ended
 	var failed *feedError
 	if errors.As(err, &failed) && ctx.Err() == nil {
 		return b.explain(ctx, timeline, end, failed.err)
