@@ -215,7 +215,7 @@ func TestRebirthNeverTwoMasters(t *testing.T) {
 }
 
 // TestRebirthOfWhatWasNotArchived: started once without the option, the master took writes while its full resync had to wait, and
-// was killed. Nothing of that is archived, so it doesn't go back to what is until somebody has decided.
+// was killed, with the daemon. Nothing of that is archived, so it doesn't go back to what is until somebody has decided.
 func TestRebirthOfWhatWasNotArchived(t *testing.T) {
 	t.Parallel()
 	m := newMortal(t, enginetest.Any(t))
@@ -233,8 +233,10 @@ func TestRebirthOfWhatWasNotArchived(t *testing.T) {
 	m.Restart("--replicaof", "no one") // as if the option had been forgotten
 	m.Do("SET", "k", "not archived")
 	m.d.Until("cache", "the full resync waits", func(s blackbox.SourceStatus) bool { return strings.Contains(s.Why, "with a full resync") })
+	m.d.Kill()
 	m.Kill()
 	m.Restart()
+	m.d.Restart()
 	s := m.waits("of which nothing is archived")
 	require.Contains(t, s.Hint, "promote --source cache --latest")
 	require.Equal(t, "slave", m.Info("replication")["role"])
@@ -243,9 +245,12 @@ func TestRebirthOfWhatWasNotArchived(t *testing.T) {
 	require.Equal(t, good, m.Digest())
 	require.Equal(t, "0", m.Info("stats")["sync_full"])
 
-	m.Kill() // and that was the end of it
+	m.d.Kill() // and that was the end of it
+	m.Kill()
 	m.Restart()
-	m.reborn(2)
+	m.d.Restart()
+	m.reborn(1)
+	require.Equal(t, good, m.Digest())
 }
 
 // TestRebirthWithItsOwnFile: CONFIG REWRITE takes the line out of the server's own file once it is a master; the

@@ -169,7 +169,7 @@ func TestRestoreToSkips(t *testing.T) {
 }
 
 // The master itself goes back, while it is archived: to the snapshot, to before a mistake, to a moment from before its id
-// changed. Each time the archive goes on with what it has now, as a branch there: what came since is kept, and said to be
+// changed, once while no daemon runs. Each time the archive goes on with what it has now, as a branch there: what came since is kept, and said to be
 // lost, nothing is suspect, and nobody has a full sync but where no branch is possible. That one doesn't wait for the budget, which is used up.
 func TestRestoreToTheMaster(t *testing.T) {
 	t.Parallel()
@@ -219,8 +219,10 @@ func TestRestoreToTheMaster(t *testing.T) {
 		require.Contains(t, lines[len(lines)-1].Reason, "the master was restored to an earlier state")
 		require.Equal(t, h.master.Digest(), restoredDigest(t, h.d.Archive, kind))
 
-		// Nor can there be one from a history that the newest timeline never had.
+		// Nor can there be one from a history that the newest timeline never had. No daemon runs that would see it done.
+		h.d.Kill()
 		into(t, h.d.Archive, "replicaof", "--timeline", lines[0].Name, "--latest", "--to", redisURL(h.master), "--conflict", "replace")
+		h.d.Restart()
 		h.d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
 			return s.State == "streaming" && s.ReplID == h.master.Info("replication")["master_replid"]
 		})
@@ -232,7 +234,7 @@ func TestRestoreToTheMaster(t *testing.T) {
 }
 
 // A restore to the master that is broken off leaves it a replica with a part of its data. That isn't archived, and costs no
-// full sync: the link waits, says so, and goes on when it was said again.
+// full sync: the link waits, says so, and goes on when it was said again. So does that of a daemon that is started meanwhile.
 func TestInterruptedRestoreToTheMaster(t *testing.T) {
 	t.Parallel()
 	kind := enginetest.Any(t)
@@ -251,13 +253,17 @@ func TestInterruptedRestoreToTheMaster(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
 	require.Equal(t, "slave", h.master.Info("replication")["role"])
-	s := h.d.Until("cache", "waiting for the restore", func(s blackbox.SourceStatus) bool {
-		return s.State == "waiting" && s.Why == "until the master is restored"
-	})
-	require.Contains(t, s.Error, "archived up to "+strconv.FormatInt(s.Durable, 10))
-	require.Contains(t, s.Hint, "say the same again")
-	require.Len(t, h.d.Timelines("cache"), 1)
-	require.Equal(t, full, h.master.Info("stats")["sync_full"])
+	for range 2 {
+		s := h.d.Until("cache", "waiting for the restore", func(s blackbox.SourceStatus) bool {
+			return s.State == "waiting" && s.Why == "until the master is restored"
+		})
+		require.Contains(t, s.Error, "archived up to "+strconv.FormatInt(s.Durable, 10))
+		require.Contains(t, s.Hint, "say the same again")
+		require.Len(t, h.d.Timelines("cache"), 1)
+		require.Equal(t, full, h.master.Info("stats")["sync_full"])
+		h.d.Kill()
+		h.d.Restart()
+	}
 	h.goesBack(t, m.offset, m.digest)
 }
 

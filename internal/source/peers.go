@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// peersFile keeps in the spool who else there is, so that a daemon that is started together with its master
-	// knows whom to ask before that one is the master again. It is a cache: without it nobody is known.
+	// peersFile keeps in the spool who was the master and who else there is, so that a daemon that is started together with
+	// its master knows what that one had gone on to, and whom to ask before it is the master again. It is a cache: without it
+	// nobody is known.
 	peersFile = "peers.json"
 	// remembered is how long after it was last there somebody is known, while the link streams: a master is there,
 	// and nobody can have taken its place unseen. While it doesn't, nobody is forgotten.
@@ -31,8 +32,8 @@ const (
 	maxPeers, maxSentinels = 256, 32
 )
 
-// peers are the other servers that may be the master when the source's own comes back, and the Sentinels, who
-// say which one is.
+// peers are the master that was there last, the other servers that may be the master when the source's own comes back, and
+// the Sentinels, who say which one is.
 type peers struct {
 	path string // of peersFile
 	log  *slog.Logger
@@ -51,6 +52,21 @@ type company struct {
 	Followers []follower `json:"followers,omitempty"` // of the relay
 	Sentinels []Sentinel `json:"sentinels,omitempty"`
 	Port      int        `json:"port,omitempty"` // where they find us, 0: nowhere yet
+
+	Master process `json:"master,omitzero"`  // that the last stream came from
+	Beyond *place  `json:"beyond,omitempty"` // where the master was that was there last, if no stream of ours leads there, and it still isn't archived
+}
+
+// process is a server from its start to its end.
+type process struct {
+	RunID string `json:"run_id"`
+	Role  string `json:"role"`
+}
+
+// place is a moment of a history.
+type place struct {
+	ReplID stream.ReplID `json:"replid"`
+	Offset stream.Offset `json:"offset"`
 }
 
 // follower is a replica that is attached to the relay, or was.
@@ -112,7 +128,9 @@ func (p *peers) save() {
 func (p *peers) get() company {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return company{slices.Clone(p.known.Replicas), slices.Clone(p.known.Followers), slices.Clone(p.known.Sentinels), p.known.Port}
+	c := p.known
+	c.Replicas, c.Followers, c.Sentinels = slices.Clone(c.Replicas), slices.Clone(c.Followers), slices.Clone(c.Sentinels)
+	return c
 }
 
 // change changes who is known.

@@ -164,10 +164,12 @@ func TestPeersFile(t *testing.T) {
 	again := &peers{path: p.path, log: p.log}
 	again.open()
 	require.Empty(t, again.get())
-	p.change(func(c *company) { c.Replicas, c.Port = []string{"b:1"}, 7 })
+	p.change(func(c *company) {
+		c.Replicas, c.Port, c.Master, c.Beyond = []string{"b:1"}, 7, process{"run", "master"}, &place{"id", 5}
+	})
 	p.save()
 	again.open()
-	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}, 7}, again.get())
+	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}, 7, process{"run", "master"}, &place{"id", 5}}, again.get())
 }
 
 // Where it can't be written, which is tried each second, the log says so once, and once more after it could.
@@ -195,6 +197,7 @@ func TestPeersThatCantBeKept(t *testing.T) {
 func FuzzPeers(f *testing.F) {
 	f.Add([]byte(`{"replicas":["a:1"],"followers":[{"address":"b:1","left":null},{"address":"c:1","left":"2026-01-02T03:04:05Z"}],"sentinels":[{"address":"s:26379","master":"m","names":"a:1","epoch":3}]}`))
 	f.Add([]byte(`{"sentinels":[{"address":"s","master":"","names":"a:1"}],"followers":[{}]}`))
+	f.Add([]byte(`{"master":{"run_id":"a","role":"master"},"beyond":{"replid":"b","offset":5}}`))
 	f.Add([]byte(`{"followers":{}}`))
 	f.Add([]byte("\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -33,7 +33,7 @@ const endFor = 5 * time.Second
 // the stores end. It fails where a store that may know more doesn't answer.
 func (s *Source) End(ctx context.Context) (End, error) {
 	s.mu.Lock()
-	noAnswer, noLost, opened, last, lastAt, beyond := s.noAnswer, s.noLost, s.src != nil, s.ending, s.endAt, s.beyond
+	noAnswer, noLost, opened, last, lastAt := s.noAnswer, s.noLost, s.src != nil, s.ending, s.endAt
 	s.mu.Unlock()
 	if err := errors.Join(noAnswer, noLost); err != nil {
 		return End{}, err
@@ -46,7 +46,7 @@ func (s *Source) End(ctx context.Context) (End, error) {
 		return End{}, nil
 	}
 	e := End{Timeline: timeline, ReplID: h.ReplID, Offset: h.Durable}
-	if beyond != nil {
+	if beyond := s.peers.get().Beyond; beyond != nil && !(beyond.ReplID == h.ReplID && beyond.Offset <= h.Durable) { // or it died when that had just come
 		e.Left = fmt.Sprintf("offset %d of the history %s", beyond.Offset, beyond.ReplID.Short())
 	}
 	if last.Timeline == timeline && time.Since(lastAt) < endFor {
@@ -172,6 +172,12 @@ func (s *Source) meet(now time.Time) {
 // hear takes note of what a Sentinel says.
 func (s *Source) hear(h relay.Hello) {
 	s.peers.change(func(c *company) { c.hear(h, time.Now()) })
+}
+
+// streams takes note of whom the stream comes from: what that one holds is archived, or is on its way.
+func (s *Source) streams(m syncer.Master) {
+	s.peers.change(func(c *company) { c.Master, c.Beyond = process{m.RunID, m.Role}, nil })
+	s.peers.save()
 }
 
 // keepPeers keeps who else may be the master, and forgets who is gone.

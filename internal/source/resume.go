@@ -131,12 +131,12 @@ func (s *Source) Resume(m syncer.Master) (syncer.Resume, error) {
 	if full {
 		r.Ordered = s.restored(m)
 	}
-	s.mu.Lock()
-	s.beyond = nil
+	var beyond *place
 	if full && m.Role == "master" && (m.ReplID != r.ID || m.Offset > r.Offset) {
-		s.beyond = &m
+		beyond = &place{m.ReplID, m.Offset}
 	}
-	s.mu.Unlock()
+	s.peers.change(func(c *company) { c.Beyond = beyond })
+	s.peers.save()
 	return r, err
 }
 
@@ -194,9 +194,7 @@ func (s *Source) resume(m syncer.Master) (syncer.Resume, error) {
 // same history: it is being restored (restore --to). What it holds on the way is nobody's data, and a full sync of it would
 // be one for nothing: when it is a master again the archive goes on with a branch.
 func (s *Source) goesBack(m syncer.Master, r syncer.Resume) error {
-	s.mu.Lock()
-	was := s.was
-	s.mu.Unlock()
+	was := s.peers.get().Master
 	if m.Role != "slave" || was.Role != "master" || m.RunID == "" || m.RunID != was.RunID {
 		return nil
 	}
@@ -209,9 +207,7 @@ func (s *Source) goesBack(m syncer.Master, r syncer.Resume) error {
 // restored tells whether the very process that was archived as a master is one again, with a history of its own that
 // comes from one of ours: an operator has restored it to an earlier state (restore --to), and nothing of that is archived yet.
 func (s *Source) restored(m syncer.Master) bool {
-	s.mu.Lock()
-	was := s.was
-	s.mu.Unlock()
+	was := s.peers.get().Master
 	known, _ := s.guard.get()
 	return m.Role == "master" && was.Role == "master" && m.RunID != "" && m.RunID == was.RunID &&
 		m.ReplID2 != "" && !slices.Contains(known.IDs, m.ReplID) && s.isOurs(m.ReplID2)
@@ -274,7 +270,7 @@ func (e *goesBackError) Error() string {
 
 // Hint says what to do where that was not the end of it.
 func (e *goesBackError) Hint() string {
-	return "it goes on by itself when that is done and it is a master again; where a `restore --to` was broken off, say the same again; where it is to follow that server for good, restart the daemon"
+	return "it goes on by itself when that is done and it is a master again; where a `restore --to` was broken off, say the same again; where it is to follow that server for good, let our user ask that one, with +info, or restart the one that follows"
 }
 
 // shares tells whether the history that a new master comes from, up to where it left it, is that of t.
@@ -299,11 +295,8 @@ func (s *Source) shares(m syncer.Master, t *spool.Timeline) bool {
 
 // whoLost tells a failover from a master that was started again, or restored.
 func (s *Source) whoLost(m syncer.Master, t *spool.Timeline) string {
-	s.mu.Lock()
-	was := s.was
-	s.mu.Unlock()
 	switch {
-	case m.RunID != "" && m.RunID == was.RunID:
+	case m.RunID != "" && m.RunID == s.peers.get().Master.RunID:
 		return "the master was restored to an earlier state: it does not have"
 	case amnesia.CameBack(m, s.seen(t)):
 		return "the master was started again with an older dataset: it does not have"
@@ -422,7 +415,7 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 		s.end(parent, causeOfEnd(info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.revive, s.was, s.beyond = t, nil, nil, m, nil
+	s.cur, s.lost, s.revive = t, nil, nil
 	from := at.Time
 	if s.outage != nil {
 		from = min(from, s.outage.from)
@@ -438,6 +431,7 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 		signal(s.look)
 	}
 	s.mu.Unlock()
+	s.streams(m)
 	if nothing {
 		s.caughtUp(t, false, now)
 	} else if err := t.SetOutage(out.event(0, 0)); err != nil {

@@ -52,9 +52,10 @@ func (s *Source) Continued(m syncer.Master, r syncer.Resume, id stream.ReplID) e
 	if s.outage != nil && m.Permitted {
 		s.outage.until = m.Offset
 	}
-	s.lastByte, s.was, s.beyond = now, m, nil
+	s.lastByte = now
 	out := s.outage
 	s.mu.Unlock()
+	s.streams(m)
 	if m.Permitted && m.Offset == r.Offset {
 		s.caughtUp(cur, false, now) // nothing was missed
 	} else if out != nil {
@@ -180,7 +181,7 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 		s.end(before, causeOfEnd(i.info))
 	}
 	s.mu.Lock()
-	s.cur, s.lost, s.revive, s.outage, s.lastByte, s.was, s.beyond = t, nil, nil, nil, now, i.master, nil
+	s.cur, s.lost, s.revive, s.outage, s.lastByte = t, nil, nil, nil, now
 	s.since, s.broken, s.snapshot = at.Time, "", &Moment{Offset: at.Offset, Time: at.Time}
 	if now.Sub(i.began) >= time.Second {
 		// What was written while the RDB came arrives only now, all at once.
@@ -188,6 +189,7 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	}
 	out := s.outage
 	s.mu.Unlock()
+	s.streams(i.master)
 	if out != nil {
 		if err := t.SetOutage(out.event(0, 0)); err != nil {
 			s.log.Error("could not note that the stream has to catch up with the full sync", "error", err)

@@ -108,11 +108,9 @@ type Source struct {
 	ended    map[*spool.Timeline]bool
 	outage   *outage // the link is down, or has not caught up
 	lastByte time.Time
-	downAt   time.Time      // when the last connection ended
-	asked    time.Time      // when the master last said what it is
-	was      syncer.Master  // whom the last stream came from
-	beyond   *syncer.Master // the master that was there last, where it held what no stream of ours leads to, and still isn't archived
-	found    stream.ReplID  // a history that is one of ours, though the newest timeline hasn't it
+	downAt   time.Time     // when the last connection ended
+	asked    time.Time     // when the master last said what it is
+	found    stream.ReplID // a history that is one of ours, though the newest timeline hasn't it
 	roomErr  error
 	shipped  []shipped   // by store
 	since    stream.Time // from when on every moment can be restored

@@ -97,9 +97,7 @@ func (s *Source) past() *past {
 		p.suspicion, p.history.IDs = m.Suspicion, m.IDs
 	}
 	p.history.IDs, p.history.End, p.history.Seen = withID(p.history.IDs, t.ReplID()), t.Boundary().Offset, s.seen(t)
-	s.mu.Lock()
-	p.history.RunID = cmp.Or(s.was.RunID, p.known.RunID)
-	s.mu.Unlock()
+	p.history.RunID = cmp.Or(s.peers.get().Master.RunID, p.known.RunID)
 	return p
 }
 
