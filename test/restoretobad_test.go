@@ -219,13 +219,17 @@ func TestRestoreToTheMaster(t *testing.T) {
 		require.Contains(t, lines[len(lines)-1].Reason, "the master was restored to an earlier state")
 		require.Equal(t, h.master.Digest(), restoredDigest(t, h.d.Archive, kind))
 
-		// Nor can there be one from a history that the newest timeline never had. No daemon runs that would see it done.
+		// Nor can there be one from a history that the newest timeline never had. No daemon runs that would see it done, and it has
+		// far fewer keys then, as it was told to.
+		h.master.Do("EVAL", "for i = 1, 10000 do redis.call('set', 'more:' .. i, i) end", 0)
+		h.d.Until("cache", "it is known how much the master holds", func(s blackbox.SourceStatus) bool { return s.Known != nil && s.Known.Keys == 10_000 })
 		h.d.Kill()
 		into(t, h.d.Archive, "replicaof", "--timeline", lines[0].Name, "--latest", "--to", redisURL(h.master), "--conflict", "replace")
 		h.d.Restart()
-		h.d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
+		s = h.d.Until("cache", "goes on with what the master has now", func(s blackbox.SourceStatus) bool {
 			return s.State == "streaming" && s.ReplID == h.master.Info("replication")["master_replid"]
 		})
+		require.Nil(t, s.Suspect)
 		require.Equal(t, "3", h.master.Info("stats")["sync_full"])
 		lines = h.d.Timelines("cache")
 		require.Contains(t, lines[len(lines)-1].Reason, "the master was restored to an earlier state")

@@ -25,15 +25,24 @@ import (
 // What a master comes back with, after what was archived of it: suspect or not, and why.
 func TestJudge(t *testing.T) {
 	const old, other = stream.ReplID("aaaa"), stream.ReplID("bbbb")
-	s := &Source{o: Options{SuspectBelow: 50}}
+	b := &bench{t: t, dir: t.TempDir()}
+	var err error
+	b.store, err = store.OpenDisk(t.Context(), filepath.Join(b.dir, "archive"), store.Options{Write: true})
+	require.NoError(t, err)
+	b.open()
+	defer b.close()
+	b.full(time.UnixMilli(1000), shipID)
+	s := b.s
+	s.o.SuspectBelow = 50
 	before := func(keys int64, was *Suspicion) *past {
 		return &past{timeline: "t2", suspicion: was, known: amnesia.Known{Keys: map[int]int64{0: keys}, RunID: "run"},
 			history: amnesia.History{IDs: []stream.ReplID{old}, End: 1000, Seen: time.Minute, RunID: "run"}}
 	}
 	master := syncer.Master{Permitted: true, Role: "master", RunID: "another", ReplID: other}
 	anew := func(keys int64) newborn { return newborn{m: master, id: other, at: 14, keys: keys, full: true} }
-	sameRun, itsMaster := anew(3), anew(3)
+	sameRun, itsMaster, longAgo := anew(3), anew(3), anew(3)
 	sameRun.m.RunID = "run"
+	longAgo.m.RunID, longAgo.m.ReplID2 = "run", shipID
 	itsMaster.m.RunID, itsMaster.m.ReplID2 = "run", "cccc"
 	sameID := newborn{m: master, id: old, at: 5000, keys: 0, full: true}
 	rewound := anew(100)
@@ -62,6 +71,7 @@ func TestJudge(t *testing.T) {
 		{"the same history: what it lost, it was told to lose", before(100, nil), sameID, "", archive.Sizes{}},
 		{"the same process, by itself", before(100, nil), sameRun, "", archive.Sizes{}},
 		{"the same process, which followed another server", before(100, nil), itsMaster, "came back with 3 keys", archive.Sizes{Before: 100, Now: 3}},
+		{"the same process, restored to what an older timeline holds", before(100, nil), longAgo, "", archive.Sizes{}},
 		{"rewound", before(100, nil), rewound, "as it was at offset 800", archive.Sizes{Before: 100, Now: 100}},
 		{"restored to an earlier state", before(100, nil), restored, "", archive.Sizes{}},
 		{"a failover", before(100, nil), branch, "", archive.Sizes{}},

@@ -203,7 +203,7 @@ func (s *Source) judge(p *past, n newborn, now time.Time) *Suspicion {
 		sus.Cause = fmt.Sprintf("the master came back as it was at offset %d: it was started with an older dataset, without what was written up to offset %d", to, p.history.End)
 		return sus
 	}
-	forgot := n.full && amnesia.Forgot(sus.Keys.Before, n.keys, s.o.SuspectBelow) && (p.suspicion != nil || !p.sameServer(n))
+	forgot := n.full && amnesia.Forgot(sus.Keys.Before, n.keys, s.o.SuspectBelow) && (p.suspicion != nil || !s.sameServer(p, n))
 	held := humanize.Comma(sus.Keys.Before) + " keys"
 	if sus.Keys.Before == p.known.Total() {
 		held += " at " + p.known.Time.String()
@@ -245,14 +245,16 @@ func rootCause(cause string) string {
 }
 
 // sameServer tells whether the server goes on with the history that is held, or is the very process that was
-// counted and never left its own, unless to go back in it: what it lost since, it was told to lose.
-func (p *past) sameServer(n newborn) bool {
+// counted and never left its own, unless to go back to what is archived of it, however long ago: what it lost since, it was told to lose.
+func (s *Source) sameServer(p *past, n newborn) bool {
 	ids := p.history.IDs
 	if len(ids) > 0 && n.id == ids[len(ids)-1] {
 		return true
 	}
-	own := n.m.ReplID2 == "" || slices.Contains(ids, n.m.ReplID2)
-	return n.m.RunID != "" && n.m.RunID == p.known.RunID && own && n.m.Role == "master"
+	if n.m.RunID == "" || n.m.RunID != p.known.RunID || n.m.Role != "master" {
+		return false
+	}
+	return n.m.ReplID2 == "" || slices.Contains(ids, n.m.ReplID2) || s.isOurs(n.m.ReplID2)
 }
 
 // wrote tells whether data was changed behind an offset. What can't be read may have.
