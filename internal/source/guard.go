@@ -48,6 +48,7 @@ type guard struct {
 	saving sync.Mutex // held while guardFile is written
 	saved  time.Time
 	kept   memory // what it has
+	told   bool   // that it can't be written: it is tried each second
 }
 
 // memory is what guardFile holds.
@@ -131,11 +132,13 @@ func (g *guard) save(now time.Time) {
 	if err == nil {
 		err = durable.WriteFile(g.path, append(b, '\n'))
 	}
-	if err != nil {
-		g.log.Error("what the master is known to hold won't survive a restart", "error", err)
-		return
+	switch {
+	case err == nil:
+		g.kept, g.saved = m, now
+	case !g.told:
+		g.log.Error("what the master is known to hold won't survive a restart until this can be written", "error", err)
 	}
-	g.kept, g.saved = m, now
+	g.told = err != nil
 }
 
 // differs tells whether m is worth keeping in place of what was kept some time ago.

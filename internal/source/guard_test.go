@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,6 +138,29 @@ func TestWhatIsWorthKeeping(t *testing.T) {
 	} {
 		require.Equal(t, row.want, row.is.differs(row.was, row.after), "%+v", row)
 	}
+}
+
+// Where it can't be kept, which is tried each second, the log says so once, and once more after it could.
+func TestWhatCantBeKept(t *testing.T) {
+	var said strings.Builder
+	dir := filepath.Join(t.TempDir(), "full")
+	g := &guard{path: filepath.Join(dir, guardFile), log: slog.New(slog.NewTextHandler(&said, nil))}
+	g.memory.Timeline = "t"
+	keys := int64(0)
+	tried := func(times int) {
+		for range times {
+			keys += 100
+			g.change("t", func(m *memory) { m.Known.Keys = map[int]int64{0: keys} })
+		}
+	}
+	tried(3)
+	require.Equal(t, 1, strings.Count(said.String(), "won't survive a restart"))
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	tried(1)
+	require.FileExists(t, g.path)
+	require.NoError(t, os.RemoveAll(dir))
+	tried(3)
+	require.Equal(t, 2, strings.Count(said.String(), "won't survive a restart"))
 }
 
 // amnesiac is a rig that guards, on a master that holds a hundred keys.
