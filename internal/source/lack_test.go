@@ -209,7 +209,7 @@ func TestANewStoreOfABranch(t *testing.T) {
 	branch := parent
 	branch.Began, branch.Offset, branch.Parent = parent.Began+60_000, at.Offset, &archive.Parent{Timeline: parent.Timeline, Offset: at.Offset}
 	branch.Timeline = w.s.freeName(branch.Began, shipID)
-	_, err := w.s.src.Branch(branch, at)
+	_, err := w.s.src.Branch(branch, at, nil)
 	require.NoError(t, err)
 	w.close()
 	w.start() // which notes the end of the parent

@@ -401,18 +401,13 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	}
 	p := s.past()
 	suspicion := s.judge(p, newborn{m: m, at: at.Offset, keys: amnesia.Known{Keys: m.Keys}.Total()}, now)
-	t, err := s.src.Branch(info, at, suspicion.event(at.Offset)...)
+	t, err := s.src.Branch(info, at, s.loses(parent, &b, now), suspicion.event(at.Offset)...)
 	if err != nil {
 		return err
 	}
 	s.begun(p.goesOn(info, m), suspicion)
 	if parent != nil {
-		if b.lost.Len() > 0 {
-			if err := s.noteLost(parent, b, now); err != nil {
-				return err
-			}
-		}
-		s.end(parent, causeOfEnd(info))
+		s.succeeded(parent, t)
 	}
 	s.mu.Lock()
 	s.cur, s.lost, s.revive = t, nil, nil
@@ -445,20 +440,37 @@ func (s *Source) beginBranch(m syncer.Master, b branchPoint, id stream.ReplID, n
 	return nil
 }
 
-// noteLost tells of writes that were archived, perhaps acknowledged, and that the branch leaves
-// out: which bytes, how many commands, and from when.
-func (s *Source) noteLost(parent *spool.Timeline, b branchPoint, now time.Time) error {
+// loses tells of writes of t that were archived, perhaps acknowledged, and that the branch which was asked for leaves
+// out: which bytes, how many commands, and from when. nil is none.
+func (s *Source) loses(t *spool.Timeline, b *branchPoint, now time.Time) *archive.Event {
+	if t == nil || b == nil || b.timeline != t.Info().Timeline || b.lost.Len() == 0 {
+		return nil
+	}
 	event := archive.Event{Kind: archive.EventLost, Offset: b.lost.From, To: b.lost.To, From: b.at.Time, Time: stream.TimeOf(now), Cause: b.reason}
-	if b.lost.From >= parent.Trimmed() { // else they are in the store, and `log` counts them
-		r, err := parent.Reader(b.lost)
+	if b.lost.From >= t.Trimmed() { // else they are in the store, and `log` counts them
+		r, err := t.Reader(b.lost)
 		if err == nil {
 			event.Commands, err = countCommands(r, b.lost.From)
 		}
 		if err != nil {
-			return fmt.Errorf("count what a failover lost: %w", err)
+			s.log.Error("how many commands the master has lost can't be counted", "timeline", b.timeline, "range", b.lost.String(), "error", err)
 		}
 	}
-	return parent.AddEvent(event)
+	return &event
+}
+
+// succeeded notes in a timeline what it lost when the next one began, and that it has ended.
+func (s *Source) succeeded(t, next *spool.Timeline) {
+	lost, ok, err := next.Lost()
+	if err == nil && ok {
+		if err = t.AddEvent(lost); err == nil {
+			err = next.ClearLost()
+		}
+	}
+	if err != nil {
+		s.log.Error("could not note what the master has lost", "timeline", t.Info().Timeline, "error", err)
+	}
+	s.end(t, causeOfEnd(next.Info()))
 }
 
 // countCommands counts the whole commands that r gives from a boundary on, of those that change data. It

@@ -94,7 +94,7 @@ func (b *bench) full(began time.Time, id stream.ReplID) *spool.Timeline {
 	require.NoError(b.t, err)
 	_, err = in.Write([]byte("RDB"))
 	require.NoError(b.t, err)
-	t, err := in.Whole(archive.SnapshotInfo{Offset: 100, Time: info.Began, Bytes: 3, ReplID: id, Method: "full-sync"}, stream.Cursor{Offset: 100, Time: info.Began})
+	t, err := in.Whole(archive.SnapshotInfo{Offset: 100, Time: info.Began, Bytes: 3, ReplID: id, Method: "full-sync"}, stream.Cursor{Offset: 100, Time: info.Began}, nil)
 	require.NoError(b.t, err)
 	if before != nil {
 		b.s.end(before, causeOfEnd(info))
@@ -285,7 +285,7 @@ func TestNamesThatAnotherSpoolTook(t *testing.T) {
 	branch.Began++
 	branch.Timeline = b.s.freeName(branch.Began, shipID)
 	branch.Parent = &archive.Parent{Timeline: tl.Info().Timeline, Offset: 100}
-	_, err = b.s.src.Branch(branch, stream.Cursor{Offset: 100, Time: branch.Began})
+	_, err = b.s.src.Branch(branch, stream.Cursor{Offset: 100, Time: branch.Began}, nil)
 	require.NoError(t, err)
 	require.NoError(t, b.ship(false))
 	require.NotEqual(t, theirs.Timeline, tl.Info().Timeline)
@@ -368,41 +368,62 @@ func TestAnRDBThatTheDiskRefuses(t *testing.T) {
 	require.Equal(t, stream.Offset(100), b.s.Durable())
 }
 
-// A daemon that dies between the beginning of a branch and the notes of what it ends has them in
-// the archive all the same, each once, however often it starts.
+// A daemon that dies between the beginning of a timeline and the notes of what it ends has them in
+// the archive all the same, each once, however often it starts: of a branch, and of a full sync that took its place.
 func TestEndsAreNotedAfterACrash(t *testing.T) {
-	dir := t.TempDir()
-	disk, err := store.OpenDisk(t.Context(), filepath.Join(dir, "archive"), store.Options{Write: true})
-	require.NoError(t, err)
-	b := &bench{t: t, dir: dir, store: disk}
-	b.open()
-	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	tl := b.full(began, shipID)
-	ping := "*1\r\n$4\r\nPING\r\n"
-	set := "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
-	require.NoError(t, tl.Append([]byte(ping+set+set), began.Add(time.Second)))
-	branch := archive.TimelineInfo{Format: 1, Source: "cache", ReplID: shipID, Offset: 114, Began: tl.Info().Began + 60_000, Spool: b.spool.ID(),
-		Reason: "a failover", Parent: &archive.Parent{Timeline: tl.Info().Timeline, Offset: 114}}
-	branch.Timeline = b.s.freeName(branch.Began, shipID)
-	_, err = b.s.src.Branch(branch, stream.Cursor{Offset: 114, Time: branch.Began})
-	require.NoError(t, err)
-	for range 3 { // dies here
-		b.close()
-		b.open()
+	const ping, set = "*1\r\n$4\r\nPING\r\n", "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
+	next := stream.ReplID(strings.Repeat("f", 40))
+	for name, begin := range map[string]func(*Source) error{
+		"a branch": func(s *Source) error { return s.Continued(syncer.Master{}, syncer.Resume{Offset: 114}, next) },
+		"a full sync": func(s *Source) error {
+			in, err := s.FullSync(syncer.Master{}, next, 5000, 3)
+			if err == nil {
+				_, err = in.Write([]byte("RDB"))
+			}
+			if err == nil {
+				err = in.Whole(rdbwalk.Summary{})
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			disk, err := store.OpenDisk(t.Context(), filepath.Join(dir, "archive"), store.Options{Write: true})
+			require.NoError(t, err)
+			b := &bench{t: t, dir: dir, store: disk}
+			b.open()
+			began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+			tl := b.full(began, shipID)
+			require.NoError(t, tl.Append([]byte(ping+set+set), began.Add(time.Second)))
+			b.s.cur = tl
+			b.s.askBranch(branchPoint{resumePoint{tl.Info().Timeline, shipID, stream.Cursor{Offset: 114, Time: 7}}, "a failover", stream.Range{From: 114, To: 168}})
+			dies := true
+			durabletest.Fail(t, func(_, path string) error {
+				if dies && strings.Contains(path, filepath.Join(tl.Info().Timeline, "events")) {
+					return errAway
+				}
+				return nil
+			})
+			require.NoError(t, begin(b.s))
+			dies = false
+			for range 3 {
+				b.close()
+				b.open()
+			}
+			b.sh.store = &mortal{Disk: disk, left: 4, after: true, forever: true}
+			require.Error(t, b.ship(true))
+			b.close()
+			b.open()
+			require.NoError(t, b.ship(true))
+			b.close()
+			cat, err := archive.Load(t.Context(), disk, "cache")
+			require.NoError(t, err)
+			require.Len(t, cat.Timelines, 2)
+			events := cat.Timelines[0].Events
+			require.Len(t, events, 2)
+			require.Equal(t, archive.Event{Kind: archive.EventLost, Offset: 114, To: 168, From: 7, Time: events[0].Time, Commands: 2, Cause: "a failover"}, events[0])
+			require.Equal(t, archive.EventEnded, events[1].Kind)
+			require.Equal(t, stream.Offset(168), events[1].Offset)
+		})
 	}
-	b.sh.store = &mortal{Disk: disk, left: 4, after: true, forever: true}
-	require.Error(t, b.ship(true))
-	b.close()
-	b.open()
-	require.NoError(t, b.ship(true))
-	b.close()
-	cat, err := archive.Load(t.Context(), disk, "cache")
-	require.NoError(t, err)
-	events := cat.Timelines[0].Events
-	require.Len(t, events, 2)
-	require.Equal(t, archive.EventLost, events[0].Kind)
-	require.Equal(t, stream.Range{From: 114, To: 168}, stream.Range{From: events[0].Offset, To: events[0].To})
-	require.EqualValues(t, 2, events[0].Commands)
-	require.Equal(t, archive.EventEnded, events[1].Kind)
-	require.Equal(t, stream.Offset(168), events[1].Offset)
 }

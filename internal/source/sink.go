@@ -167,18 +167,13 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	s, before := i.s, i.s.before()
 	keys := keysOf(sum, i.master)
 	suspicion := s.judge(s.past(), newborn{m: i.master, id: i.info.ReplID, at: at.Offset, keys: keys, full: true}, now)
-	t, err := i.in.Whole(info, at, suspicion.event(at.Offset)...)
+	t, err := i.in.Whole(info, at, s.loses(before, i.branch, now), suspicion.event(at.Offset)...)
 	if err != nil {
 		return err
 	}
 	s.begun(memory{Timeline: i.info.Timeline, Known: countOf(info, i.master), From: at.Offset, IDs: []stream.ReplID{i.info.ReplID}}, suspicion)
 	if before != nil {
-		if b := i.branch; b != nil && b.timeline == before.Info().Timeline && b.lost.Len() > 0 {
-			if err := s.noteLost(before, *b, now); err != nil {
-				s.log.Error("could not note what the master has lost", "timeline", b.timeline, "error", err)
-			}
-		}
-		s.end(before, causeOfEnd(i.info))
+		s.succeeded(before, t)
 	}
 	s.mu.Lock()
 	s.cur, s.lost, s.revive, s.outage, s.lastByte = t, nil, nil, nil, now

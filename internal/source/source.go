@@ -239,18 +239,11 @@ func (s *Source) Run(ctx context.Context) error {
 	return nil
 }
 
-// endAgain notes the ends of all timelines but the newest, and what branches left out: the last
+// endAgain notes the ends of all timelines but the newest, and what they lost then: the last
 // crash may have come before that was done. What was noted then has the same names, and stays.
 func (s *Source) endAgain(all []*spool.Timeline) {
 	for i := 1; i < len(all); i++ {
-		t, next := all[i-1], all[i].Info()
-		if end := t.Boundary().Offset; next.Parent != nil && next.Offset < end {
-			b := branchPoint{resumePoint: resumePoint{at: stream.Cursor{Offset: next.Offset}}, reason: next.Reason, lost: stream.Range{From: next.Offset, To: end}}
-			if err := s.noteLost(t, b, next.Began.Go()); err != nil {
-				s.log.Error("could not note what a branch left out", "timeline", next.Timeline, "error", err)
-			}
-		}
-		s.end(t, causeOfEnd(next))
+		s.succeeded(all[i-1], all[i])
 	}
 }
 

@@ -39,7 +39,7 @@ func TestATimelineIsNeverSeenWithoutItsEvents(t *testing.T) {
 	for n := range 20 {
 		info := archive.TimelineInfo{Format: 1, Source: "cache", Timeline: fmt.Sprintf("20260102T030405.%03dZ-01234567", n), ReplID: testID, Offset: 100}
 		if n%2 == 0 {
-			_, err := src.Branch(info, at, event)
+			_, err := src.Branch(info, at, nil, event)
 			require.NoError(t, err)
 			continue
 		}
@@ -47,7 +47,7 @@ func TestATimelineIsNeverSeenWithoutItsEvents(t *testing.T) {
 		require.NoError(t, err)
 		_, err = in.Write([]byte("RDB"))
 		require.NoError(t, err)
-		_, err = in.Whole(archive.SnapshotInfo{Offset: 100, Time: 5, Bytes: 3}, at, event)
+		_, err = in.Whole(archive.SnapshotInfo{Offset: 100, Time: 5, Bytes: 3}, at, nil, event)
 		require.NoError(t, err)
 	}
 	begun.Store(true)

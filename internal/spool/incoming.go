@@ -99,8 +99,8 @@ func (in *Incoming) Write(p []byte) (int, error) { return in.file.Write(p) }
 func (in *Incoming) Size() int64 { return in.file.written }
 
 // Whole makes the RDB durable, and with it the timeline, which begins at cursor at. It is never seen
-// without the events.
-func (in *Incoming) Whole(snapshot archive.SnapshotInfo, at stream.Cursor, events ...archive.Event) (*Timeline, error) {
+// without the events, nor without what the timeline before lost, nil for nothing.
+func (in *Incoming) Whole(snapshot archive.SnapshotInfo, at stream.Cursor, lost *archive.Event, events ...archive.Event) (*Timeline, error) {
 	if err := in.file.end(); err != nil {
 		return nil, fmt.Errorf("make the RDB durable: %w", err)
 	}
@@ -110,7 +110,7 @@ func (in *Incoming) Whole(snapshot archive.SnapshotInfo, at stream.Cursor, event
 	if err := writeJSON(filepath.Join(in.dir, snapshotInfoFile), snapshot); err != nil {
 		return nil, fmt.Errorf("make the RDB durable: %w", err)
 	}
-	return in.source.begin(in.dir, in.info, at, events)
+	return in.source.begin(in.dir, in.info, at, lost, events)
 }
 
 // Discard forgets an RDB that did not arrive whole, or could not be made durable.

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,15 +37,5 @@ func (t *Timeline) ClearOutage() error {
 }
 
 func readOutage(dir string) (e archive.Event, ok bool, err error) {
-	b, err := os.ReadFile(filepath.Join(dir, outageFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return e, false, nil
-	}
-	if err != nil {
-		return e, false, err
-	}
-	if err := json.Unmarshal(b, &e); err != nil {
-		return e, false, fmt.Errorf("%s: %w", filepath.Join(dir, outageFile), err)
-	}
-	return e, true, nil
+	return readEvent(filepath.Join(dir, outageFile))
 }

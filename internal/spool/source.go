@@ -109,17 +109,22 @@ func (s *Source) Has(name string) bool {
 }
 
 // Branch begins a timeline that continues another at a boundary. It needs no snapshot of its own. It is
-// never seen without the events.
-func (s *Source) Branch(info archive.TimelineInfo, at stream.Cursor, events ...archive.Event) (*Timeline, error) {
+// never seen without the events, nor without what the timeline before lost, nil for nothing.
+func (s *Source) Branch(info archive.TimelineInfo, at stream.Cursor, lost *archive.Event, events ...archive.Event) (*Timeline, error) {
 	dir := filepath.Join(s.dir, info.Timeline)
 	if err := durable.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)
 	}
-	return s.begin(dir, info, at, events)
+	return s.begin(dir, info, at, lost, events)
 }
 
 // begin makes a timeline exist, with nothing behind at yet. timeline.json comes last.
-func (s *Source) begin(dir string, info archive.TimelineInfo, at stream.Cursor, events []archive.Event) (*Timeline, error) {
+func (s *Source) begin(dir string, info archive.TimelineInfo, at stream.Cursor, lost *archive.Event, events []archive.Event) (*Timeline, error) {
+	if lost != nil {
+		if err := writeJSON(filepath.Join(dir, lostFile), lost); err != nil {
+			return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)
+		}
+	}
 	for _, e := range events {
 		if err := keepEvent(dir, e); err != nil {
 			return nil, fmt.Errorf("begin timeline %s: %w", info.Timeline, err)

@@ -61,7 +61,7 @@ func begin(t require.TestingT, src *Source, name string) *Timeline {
 	_, err = in.Write([]byte("RDB"))
 	require.NoError(t, err)
 	at := stream.Cursor{Offset: 100, DB: 3, Time: stream.TimeOf(epoch)}
-	tl, err := in.Whole(archive.SnapshotInfo{Offset: 100, Time: at.Time, Bytes: 3, DB: 3}, at)
+	tl, err := in.Whole(archive.SnapshotInfo{Offset: 100, Time: at.Time, Bytes: 3, DB: 3}, at, nil)
 	require.NoError(t, err)
 	return tl
 }

@@ -45,7 +45,7 @@ func TestAnRDBThatCouldNotBeMadeDurableLeavesNothing(t *testing.T) {
 			require.NoError(t, err)
 			failAt(t, point, nth, 1)
 			at := stream.Cursor{Offset: 100, Time: 1}
-			if _, err = in.Whole(archive.SnapshotInfo{Offset: 100, Time: 1, Bytes: 3}, at); err == nil {
+			if _, err = in.Whole(archive.SnapshotInfo{Offset: 100, Time: 1, Bytes: 3}, at, nil); err == nil {
 				closeAll() // it needs no more of those
 				continue
 			}
@@ -174,7 +174,7 @@ func TestRenameTakesBranchesAlong(t *testing.T) {
 	_, src, closeAll := open(t, dir, Options{})
 	tl := begin(t, src, "t1")
 	_, err := src.Branch(archive.TimelineInfo{Timeline: "t3", ReplID: testID, Offset: 100, Parent: &archive.Parent{Timeline: "t1", Offset: 100}},
-		stream.Cursor{Offset: 100, Time: 1})
+		stream.Cursor{Offset: 100, Time: 1}, nil)
 	require.NoError(t, err)
 	require.NoError(t, src.Rename(tl, "t2"))
 	require.Equal(t, "t2", src.Timelines()[1].Info().Parent.Timeline)
