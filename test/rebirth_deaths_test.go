@@ -177,6 +177,7 @@ func TestRebirthInterrupted(t *testing.T) {
 		digest := m.still(t)
 		isMaster := func() bool { return m.Info("replication")["role"] == "master" }
 		interrupted := 0
+		length := time.Second // of a rebirth, however fast the machine and the engine: kills fall all over it, and a few behind its end
 		for n := range deaths {
 			restarted := make(chan struct{})
 			go func() {
@@ -185,11 +186,14 @@ func TestRebirthInterrupted(t *testing.T) {
 					m.Restart()
 				}
 			}()
-			time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
+			time.Sleep(rand.N(length))
 			m.d.Kill()
 			<-restarted
 			if !isMaster() {
 				interrupted++
+				length = length * 11 / 10
+			} else {
+				length /= 2
 			}
 			if n%8 == 7 {
 				m.Restart()
