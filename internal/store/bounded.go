@@ -22,8 +22,9 @@ const (
 // Bounded is a folder that is read by who must not hang with it. A network file system whose server is gone answers
 // no call, and what waits for one in the kernel can't be ended. So each call is made beside its caller, who leaves
 // it when it makes no headway, or when ctx ends. Calls that were left are counted: where too many hang, nothing
-// more is asked until one of them has returned. Put and Delete are as they are: only the store's own shipper
-// waits for them.
+// more is asked until one of them has returned. Put and Delete are as they are. Only the store's own shipper waits for
+// them, and who leaves one can't know what becomes of it: a file might be deleted when it has been put there again, and the
+// fsync of a large one takes long on a sound disk, and shows no headway.
 func Bounded(d *Disk) Store { return &bounded{Disk: d, patience: hangs} }
 
 type bounded struct {

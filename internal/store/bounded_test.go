@@ -12,12 +12,31 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/offloader/offloader/internal/durable/durabletest"
 	"github.com/offloader/offloader/internal/store"
 	"github.com/offloader/offloader/internal/store/storetest"
 )
 
 func TestBoundedDisk(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return store.Bounded(open(t, t.TempDir()).(*store.Disk)) })
+}
+
+// A folder that hangs when it is opened: who starts on it is told so in time.
+func TestADiskThatHangsFromTheStart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	goesOn, opened := make(chan struct{}), make(chan struct{})
+	durabletest.Fail(t, func(_, path string) error {
+		if path == filepath.Dir(dir) {
+			<-goesOn
+			close(opened)
+		}
+		return nil
+	})
+	_, err := store.OpenDiskBy(t.Context(), dir, store.Options{Write: true}, 50*time.Millisecond)
+	require.ErrorContains(t, err, "archive "+dir+": no answer")
+	require.Contains(t, hint(t, err), "umount -f")
+	close(goesOn)
+	<-opened
 }
 
 // A file that never opens, and one that opens and gives nothing: who asks for them is told so in time, and what

@@ -39,28 +39,41 @@ type Disk struct {
 // gone from sight when the right one comes back.
 var errUnmounted = errors.New("its disk is no longer mounted")
 
-// OpenDisk opens the folder root.
+// OpenDisk opens the folder root. It fails where that hangs: see Bounded.
 func OpenDisk(ctx context.Context, root string, o Options) (*Disk, error) {
+	return openDisk(ctx, root, o, hangs)
+}
+
+func openDisk(ctx context.Context, root string, o Options, patience time.Duration) (*Disk, error) {
 	d := &Disk{root: filepath.Clean(root), minFree: o.MinFree}
+	_, err := call(ctx, &bounded{Disk: d, patience: patience}, "", func(headway func()) (any, error) { return nil, d.open(ctx, o, headway) })
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// open finds the folder, and says by headway that it goes on.
+func (d *Disk) open(ctx context.Context, o Options, headway func()) error {
 	if o.Write {
 		if err := durable.MkdirAll(d.root); err != nil {
-			return nil, d.failed("", err)
+			return d.failed("", err)
 		}
-		if err := d.clearAway(ctx, o.Now.Add(-leftoverAge)); err != nil {
-			return nil, err
+		if err := d.clearAway(ctx, o.Now.Add(-leftoverAge), headway); err != nil {
+			return err
 		}
 	}
 	info, err := os.Stat(d.root)
 	if err != nil {
-		return nil, d.failed("", err)
+		return d.failed("", err)
 	}
 	if !info.IsDir() {
-		return nil, d.failed("", &fs.PathError{Op: "open", Path: d.root, Err: unix.ENOTDIR})
+		return d.failed("", &fs.PathError{Op: "open", Path: d.root, Err: unix.ENOTDIR})
 	}
 	if d.mount, err = durable.IsMount(d.root); err != nil {
-		return nil, d.failed("", err)
+		return d.failed("", err)
 	}
-	return d, nil
+	return nil
 }
 
 // there makes sure that root is still what it was: a disk that went away is no empty archive.
@@ -352,8 +365,9 @@ func (d *Disk) Kept(_ context.Context, name string) error { return checkName(nam
 
 // clearAway removes temporary files that were last written before that time. Younger ones may be
 // another daemon's, at work.
-func (d *Disk) clearAway(ctx context.Context, before time.Time) error {
+func (d *Disk) clearAway(ctx context.Context, before time.Time, headway func()) error {
 	return d.walk(ctx, "", func(name string, e fs.DirEntry) error {
+		headway()
 		if !strings.HasPrefix(e.Name(), durable.TempPrefix) {
 			return nil
 		}

@@ -25,5 +25,10 @@ func BoundedBy(d *Disk, patience time.Duration) (s Store, left func() int) {
 	return b, func() int { return int(b.left.Load()) }
 }
 
+// OpenDiskBy is OpenDisk with another patience.
+func OpenDiskBy(ctx context.Context, root string, o Options, patience time.Duration) (*Disk, error) {
+	return openDisk(ctx, root, o, patience)
+}
+
 // MostLeft is how many there may be.
 const MostLeft = mostLeft
