@@ -130,11 +130,11 @@ func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 		out.add(Fail, name, "mv "+c.Dump+" "+c.Dump+".before-offloader", "%s is left beside save '': a restart loads it, and comes back as the master was then", c.Dump)
 	}
 	if c.Config["replica-serve-stale-data"] != "no" {
-		level, what := Fail, "a restart without it serves an empty master"
+		what := "a restart without it serves an empty master"
 		if kept {
-			level, what = Warn, "it comes back with what its own RDB or AOF holds, which may be older than what is archived"
+			what = "it comes back with what its own RDB or AOF holds, which may be older than what is archived"
 		}
-		out.add(level, name, "start it with --replicaof "+relayAt(r.Listen)+" --replica-serve-stale-data no --rdb-del-sync-files yes, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
+		out.add(Fail, name, "start it with --replicaof "+relayAt(r.Listen)+" --replica-serve-stale-data no --rdb-del-sync-files yes, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
 			"it was not started as a replica of the relay: %s", what)
 	}
 	if r.Password && c.Config["masterauth"] == "" {

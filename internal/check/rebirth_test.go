@@ -48,8 +48,7 @@ func TestRebirthReadiness(t *testing.T) {
 		says(list, Fail, "--replicaof 10.0.0.9 6390 --replica-serve-stale-data no")
 		says(list, Fail, "has none to give")
 		s.Do("CONFIG", "SET", "save", "3600 1")
-		says(comeback(t, s, "", false), Warn, "its own RDB or AOF")
-		require.Empty(t, named(comeback(t, s, "", false), "rebirth", Fail))
+		says(comeback(t, s, "", false), Fail, "its own RDB or AOF")
 		s.Do("CONFIG", "SET", "save", "")
 
 		s.Do("CONFIG", "SET", "replica-serve-stale-data", "no")
