@@ -22,6 +22,7 @@ func TestAmnesia(t *testing.T) {
 	enginetest.Each(t, func(t *testing.T, kind enginetest.Kind) {
 		t.Parallel()
 		t.Run("empty", func(t *testing.T) { cameBackEmpty(t, kind) })
+		t.Run("empty, and refilled", func(t *testing.T) { cameBackToBeRefilled(t, kind) })
 		t.Run("with few", func(t *testing.T) { cameBackWithFew(t, kind) })
 		t.Run("rewound, by a full sync", func(t *testing.T) { rewoundFully(t, kind) })
 		t.Run("flushed on purpose", func(t *testing.T) { flushedOnPurpose(t, kind) })
@@ -170,6 +171,35 @@ func cameBackEmpty(t *testing.T, kind enginetest.Kind) {
 	d.Restart()
 	require.Nil(t, d.Streaming("cache").Suspect)
 	exported(t, d)
+}
+
+// What clients write to a master that has forgotten all is no part of what it held: neither what comes before its full
+// sync begins, nor what it has by the time of the next one.
+func cameBackToBeRefilled(t *testing.T, kind enginetest.Kind) {
+	master := enginetest.Start(t, kind, "--repl-diskless-sync-delay", "2")
+	fill := func(name string) {
+		master.Do("EVAL", "for i = 1, 400 do redis.call('set', ARGV[1] .. i, i) end", 0, name)
+	}
+	fill("good:")
+	d := blackbox.Start(t, t.TempDir(), blackbox.Source{Name: "cache", Address: master.Addr()})
+	good := d.Streaming("cache").Timeline
+	before := master.Digest()
+	keys := knows(t, d, master)
+	forget(t, master)
+	require.Eventually(t, func() bool { return strings.Contains(master.Info("replication")["slave0"], "state=wait_bgsave") }, 20*time.Second, 10*time.Millisecond)
+	fill("anew:")
+	why := suspected(t, d)
+	require.Contains(t, why.Cause, "came back empty")
+	require.Equal(t, blackbox.Sizes{Before: keys, Now: 0}, why.Keys)
+	require.Equal(t, keys, keysIn(t, master))
+
+	master.Do("DEBUG", "CHANGE-REPL-ID")
+	master.Do("CLIENT", "KILL", "TYPE", "replica")
+	d.Until("cache", "a third timeline", func(s blackbox.SourceStatus) bool { return s.State == "streaming" && s.FullResyncs == 3 })
+	require.Contains(t, suspected(t, d).Cause, "it came after timeline "+why.Timeline+", which is suspect: the master came back empty")
+	latest := d.Restore("--latest")
+	require.Equal(t, good, latest.Timeline)
+	require.Equal(t, before, latest.Boot(kind).Digest())
 }
 
 // exportsByClock has a daemon export each second, and tells what is there.

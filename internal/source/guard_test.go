@@ -41,7 +41,8 @@ func TestJudge(t *testing.T) {
 	}
 	master := syncer.Master{Permitted: true, Role: "master", RunID: "another", ReplID: other}
 	anew := func(keys int64) newborn { return newborn{m: master, id: other, at: 14, keys: keys, full: true} }
-	sameRun, itsMaster, longAgo := anew(3), anew(3), anew(3)
+	sameRun, itsMaster, longAgo, refilled := anew(3), anew(3), anew(3), anew(100)
+	refilled.m.RunID = "run"
 	sameRun.m.RunID = "run"
 	longAgo.m.RunID, longAgo.m.ReplID2 = "run", shipID
 	itsMaster.m.RunID, itsMaster.m.ReplID2 = "run", "cccc"
@@ -87,6 +88,7 @@ func TestJudge(t *testing.T) {
 		{"empty once more", before(0, emptied), anew(0), "came back empty: it held 100 keys in timeline t1", archive.Sizes{Before: 100, Now: 0}},
 		{"a little more than nothing", before(5, emptied), anew(5), "came back with 5 keys", archive.Sizes{Before: 100, Now: 5}},
 		{"what it had is back", before(0, emptied), anew(100), "", archive.Sizes{}},
+		{"the same process, refilled", before(100, emptied), refilled, "it came after timeline t2, which is suspect: the master came back empty", archive.Sizes{Before: 100, Now: 100}},
 		{"a branch of what is suspect", before(5, emptied), branch, "it came after timeline t2, which is suspect: the master came back empty", archive.Sizes{Before: 100, Now: 100}},
 		{"it has grown, and is empty", before(200, emptied), anew(0), "it held 200 keys at ", archive.Sizes{Before: 200, Now: 0}},
 		{"as many keys after an older dataset prove nothing", before(99, older), anew(99), "which is suspect: an older dataset", archive.Sizes{Before: 100, Now: 99}},
@@ -292,8 +294,8 @@ func TestGuardAfterALostSpool(t *testing.T) {
 	r.until("released", func(s Status) bool { return s.Suspect == nil })
 }
 
-// What was known is a cache: damaged or gone, the snapshot tells, and the events say what is suspect. What a master gets
-// back is suspect no more.
+// What was known is a cache: damaged or gone, the snapshot tells, and the events say what is suspect. A master that is
+// started with all that it had is suspect no more.
 func TestGuardFileIsACache(t *testing.T) {
 	r, master := amnesiac(t, nil)
 	r.until("known", func(s Status) bool { return s.Known != nil && s.Known.By == "info" })
@@ -314,10 +316,15 @@ func TestGuardFileIsACache(t *testing.T) {
 	require.Len(t, r.catalog().Timelines, 3)
 
 	fillKeys(master)
-	master.Do("DEBUG", "CHANGE-REPL-ID")
-	master.Do("CLIENT", "KILL", "TYPE", "replica")
+	master.Do("CONFIG", "SET", "appendonly", "yes")
+	require.Eventually(t, func() bool {
+		info := master.Info("persistence")
+		return info["aof_rewrite_in_progress"] == "0" && info["aof_rewrite_scheduled"] == "0"
+	}, 10*time.Second, 10*time.Millisecond)
+	master.Kill()
+	master.Restart("--appendonly", "yes")
 	r.until("a fourth timeline", func(s Status) bool { return s.State == "streaming" && len(r.catalog().Timelines) == 4 })
-	require.Nil(t, r.src.Suspect(), "it has all of its keys again")
+	require.Nil(t, r.src.Suspect(), "it was started with all of its keys")
 }
 
 // ordered is a store that notes in which order things come.

@@ -63,10 +63,12 @@ type process struct {
 	Role  string `json:"role"`
 }
 
-// place is a moment of a history.
+// place is a moment of a history, and what the server held there.
 type place struct {
 	ReplID stream.ReplID `json:"replid"`
 	Offset stream.Offset `json:"offset"`
+	RunID  string        `json:"run_id"` // of the process
+	Fewest int64         `json:"fewest"` // keys that it has had since it was first seen there, -1 where that isn't known
 }
 
 // follower is a replica that is attached to the relay, or was.

@@ -165,11 +165,11 @@ func TestPeersFile(t *testing.T) {
 	again.open()
 	require.Empty(t, again.get())
 	p.change(func(c *company) {
-		c.Replicas, c.Port, c.Master, c.Beyond = []string{"b:1"}, 7, process{"run", "master"}, &place{"id", 5}
+		c.Replicas, c.Port, c.Master, c.Beyond = []string{"b:1"}, 7, process{"run", "master"}, &place{"id", 5, "run", 3}
 	})
 	p.save()
 	again.open()
-	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}, 7, process{"run", "master"}, &place{"id", 5}}, again.get())
+	require.Equal(t, company{[]string{"b:1"}, []follower{{Address: "a:1"}}, []Sentinel{{Hello: hello("s", 3)}}, 7, process{"run", "master"}, &place{"id", 5, "run", 3}}, again.get())
 }
 
 // Where it can't be written, which is tried each second, the log says so once, and once more after it could.

@@ -131,13 +131,30 @@ func (s *Source) Resume(m syncer.Master) (syncer.Resume, error) {
 	if full {
 		r.Ordered = s.restored(m)
 	}
-	var beyond *place
-	if full && m.Role == "master" && (m.ReplID != r.ID || m.Offset > r.Offset) {
-		beyond = &place{m.ReplID, m.Offset}
-	}
-	s.peers.change(func(c *company) { c.Beyond = beyond })
+	s.peers.change(func(c *company) {
+		was := c.Beyond
+		if c.Beyond = nil; full && m.Role == "master" && (m.ReplID != r.ID || m.Offset > r.Offset) {
+			c.Beyond = &place{ReplID: m.ReplID, Offset: m.Offset, RunID: m.RunID, Fewest: was.fewest(m)}
+		}
+	})
 	s.peers.save()
 	return r, err
+}
+
+// fewest is how many keys a server had when it had fewest, of what it told: what it has by the time that a full sync of it
+// begins may have been written since it came back without any.
+func (p *place) fewest(m syncer.Master) int64 {
+	now := amnesia.Known{Keys: m.Keys}.Total()
+	if m.Loading {
+		now = -1
+	}
+	if p == nil || p.RunID != m.RunID || p.Fewest < 0 {
+		return now
+	}
+	if now < 0 {
+		return p.Fewest
+	}
+	return min(now, p.Fewest)
 }
 
 func (s *Source) resume(m syncer.Master) (syncer.Resume, error) {

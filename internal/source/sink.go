@@ -166,6 +166,9 @@ func (i *incoming) Whole(sum rdbwalk.Summary) error {
 	info.Method = "full-sync"
 	s, before := i.s, i.s.before()
 	keys := keysOf(sum, i.master)
+	if b := s.peers.get().Beyond; b != nil && b.RunID == i.master.RunID && b.Fewest >= 0 {
+		keys = min(keys, b.Fewest)
+	}
 	suspicion := s.judge(s.past(), newborn{m: i.master, id: i.info.ReplID, at: at.Offset, keys: keys, full: true}, now)
 	t, err := i.in.Whole(info, at, s.loses(before, i.branch, now), suspicion.event(at.Offset)...)
 	if err != nil {

@@ -185,7 +185,7 @@ type newborn struct {
 	m    syncer.Master
 	id   stream.ReplID
 	at   stream.Offset
-	keys int64 // that the master comes back with, -1 where that isn't known
+	keys int64 // that the master comes back with, before it gets new ones; -1 where that isn't known
 	full bool  // it begins with an RDB; else it continues what was before
 }
 
@@ -222,7 +222,7 @@ func (s *Source) judge(p *past, n newborn, now time.Time) *Suspicion {
 		sus.Cause = "the master came back empty: it held " + held
 	case forgot:
 		sus.Cause = fmt.Sprintf("the master came back with %s keys: it held %s, and less than %g%% of that is suspect", humanize.Comma(n.keys), held, s.o.SuspectBelow)
-	case p.suspicion != nil && !s.recovered(p.suspicion, n):
+	case p.suspicion != nil && !s.recovered(p, n):
 		sus.Cause = fmt.Sprintf("it came after timeline %s, which is suspect: %s", p.timeline, rootCause(p.suspicion.Cause))
 	default:
 		return nil
@@ -230,9 +230,11 @@ func (s *Source) judge(p *past, n newborn, now time.Time) *Suspicion {
 	return sus
 }
 
-// recovered tells whether a master whose timeline was suspect for the number of its keys has them back.
-func (s *Source) recovered(was *Suspicion, n newborn) bool {
-	return n.full && n.keys >= 0 && amnesia.Forgot(was.Keys.Before, was.Keys.Now, s.o.SuspectBelow) && !amnesia.Forgot(was.Keys.Before, n.keys, s.o.SuspectBelow)
+// recovered tells whether a master whose timeline was suspect for the number of its keys has them back: it was started
+// again with them. What the same process has by now was written since.
+func (s *Source) recovered(p *past, n newborn) bool {
+	was := p.suspicion.Keys
+	return n.full && n.keys >= 0 && n.m.RunID != p.history.RunID && amnesia.Forgot(was.Before, was.Now, s.o.SuspectBelow) && !amnesia.Forgot(was.Before, n.keys, s.o.SuspectBelow)
 }
 
 // rootCause is the cause that a chain of suspect timelines began with.

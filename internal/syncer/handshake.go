@@ -62,8 +62,8 @@ func (c *conn) auth() error {
 // inquire learns what there is to learn. Nothing of it is needed; without it a full resync can't
 // be foreseen.
 func (c *conn) inquire() error {
-	for _, section := range []string{"server", "replication", "keyspace"} {
-		if section == "keyspace" && !c.master.Permitted {
+	for i, section := range []string{"server", "replication", "persistence", "keyspace"} {
+		if i > 1 && !c.master.Permitted {
 			break
 		}
 		r, err := c.ask(stageInfo, "INFO", section)

@@ -45,7 +45,7 @@ type Master struct {
 	OutputLimit int64 // bytes of stream that it buffers for a replica before it cuts it off; 0: no limit, -1: not known
 }
 
-// info takes note of sections of INFO: server, replication and keyspace, of a replica persistence too.
+// info takes note of sections of INFO: server, replication, persistence and keyspace.
 func (m *Master) info(text string) {
 	field := map[string]string{}
 	for line := range strings.Lines(text) {

@@ -90,19 +90,12 @@ func (c *conn) follower() (Follower, error) {
 		f.Untold = stageInfo
 		return f, nil
 	}
-	r, err := c.ask(stageInfo, "INFO", "persistence")
-	if err != nil {
-		return f, err
-	}
-	if r.isError {
-		return f, c.refused(stageInfo, r.text)
-	}
-	c.master.info(r.text)
 	f.Upstream, f.ReplID, f.Loading, f.RunID = c.master.Upstream, c.master.ReplID, c.master.Loading, c.master.RunID
 	for _, n := range c.master.Keys {
 		f.Keys += n
 	}
-	if r, err = c.ask(stageRole, "ROLE"); err != nil {
+	r, err := c.ask(stageRole, "ROLE")
+	if err != nil {
 		return f, err
 	}
 	switch {
