@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -76,6 +77,32 @@ func TestRebirthWithoutAScratchEngine(t *testing.T) {
 	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
 	require.Regexp(t, `the source gets a snapshot and the stream behind it.* bytes=100.*not today`, m.d.LogText())
+}
+
+// TestRebirthLeavesNothingHalfSaved: the server dies once more while the scratch engine saves for it. That one is ended, and
+// what it had written so far doesn't stay beside the spool.
+func TestRebirthLeavesNothingHalfSaved(t *testing.T) {
+	t.Parallel()
+	kind := nth(t, 2)
+	m := newMortal(t, kind)
+	settings := filepath.Join(t.TempDir(), "slow.conf")
+	m.replayedBy(t, kind, `case "$*" in *--version*) ;; *) { cat; echo rdb-key-save-delay 200000; } >'`+settings+`'; exec <'`+settings+`';; esac`)
+	for i := range 300 {
+		m.Do("SET", fmt.Sprint(i), strings.Repeat("v", 1000))
+	}
+	m.still(t)
+	m.Kill()
+	m.Restart()
+	fresh := filepath.Join(m.dir, "spool", "cache", ".fresh")
+	require.Eventually(t, func() bool {
+		half, err := filepath.Glob(filepath.Join(fresh, "*", "temp-*.rdb"))
+		return err == nil && len(half) > 0
+	}, 30*time.Second, time.Millisecond)
+	m.Kill()
+	require.Eventually(t, func() bool {
+		left, err := os.ReadDir(fresh)
+		return err == nil && len(left) == 0
+	}, 20*time.Second, 20*time.Millisecond)
 }
 
 // replayedBy gives the daemon an engine to replay with, whose program begins with these lines. Without, there is none,

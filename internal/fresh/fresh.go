@@ -10,7 +10,6 @@ package fresh
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -65,13 +64,19 @@ func RDB(ctx context.Context, o Options, timeline string, at stream.Offset) (*Fi
 	if err != nil {
 		return nil, err
 	}
+	// It is the engine's own: one that is ended while it saves leaves what it has written under a name of its choice.
+	dir, err := os.MkdirTemp(o.Dir, "fresh-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // where that fails it is in nobody's way
 	e, err := engine.Start(ctx, program, engine.Options{Memory: most, Saves: true})
 	if err != nil {
 		return nil, err
 	}
 	defer e.Close()
 	// What it writes has to be what the master reads. That is found out before anybody waits for it.
-	empty, err := save(ctx, e, o.Dir, begins.RDBVersion)
+	empty, err := save(ctx, e, dir, begins.RDBVersion)
 	if err == nil {
 		err = empty.Close()
 	}
@@ -84,7 +89,7 @@ func RDB(ctx context.Context, o Options, timeline string, at stream.Offset) (*Fi
 	if woes := e.Complaints(); len(woes) > 0 {
 		return nil, e.Fail("it could not do all that the master did: " + woes[0])
 	}
-	return save(ctx, e, o.Dir, begins.RDBVersion)
+	return save(ctx, e, dir, begins.RDBVersion)
 }
 
 // look finds out what the replay begins with, and how much memory the master took for it.
@@ -152,14 +157,12 @@ func (s *onceStream) Next(ctx context.Context) ([]byte, error) {
 }
 
 // save has the engine save, and takes the file.
-func save(ctx context.Context, e *engine.Engine, dir string, version int) (_ *File, err error) {
-	name := "fresh-" + rand.Text() + ".rdb"
-	path := filepath.Join(dir, name)
-	defer func() { err = errors.Join(err, gone(path)) }()
+func save(ctx context.Context, e *engine.Engine, dir string, version int) (*File, error) {
+	const name = "fresh.rdb"
 	if err := e.Save(ctx, dir, name); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
 		return nil, err
 	}
@@ -178,13 +181,6 @@ func save(ctx context.Context, e *engine.Engine, dir string, version int) (_ *Fi
 		return nil, errors.Join(err, f.Close())
 	}
 	return &File{File: f, Version: version, Bytes: info.Size()}, nil
-}
-
-func gone(path string) error {
-	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 var _ io.ReadCloser = (*File)(nil)
