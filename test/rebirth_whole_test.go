@@ -105,6 +105,34 @@ func TestRebirthLeavesNothingHalfSaved(t *testing.T) {
 	}, 20*time.Second, 20*time.Millisecond)
 }
 
+// TestRebirthIsCalledOff: another one becomes the master while the scratch engine replays for the server. That one gets
+// nothing then: who follows it may have more.
+func TestRebirthIsCalledOff(t *testing.T) {
+	t.Parallel()
+	kind := nth(t, 3)
+	m := newMortal(t, kind)
+	goOn := filepath.Join(t.TempDir(), "go on")
+	m.replayedBy(t, kind, `case "$*" in *--version*) ;; *) until [ -e '`+goOn+`' ]; do sleep 0.05; done;; esac`)
+	other := m.replicaOf(t, m.port, "--masteruser", "replica", "--masterauth", "of the relay")
+	m.Do("SET", "k", strings.Repeat("v", 100_000))
+	digest := m.still(t)
+	same(t, m.Server, other)
+	m.Kill()
+	m.Restart()
+	m.waits("a scratch engine replays what is behind the snapshot")
+	other.Do("REPLICAOF", "NO", "ONE")
+	m.waits(other.Addr() + ", which was of its replicas or has its name, is a master now")
+	require.NoError(t, os.WriteFile(goOn, nil, 0o600))
+	require.Eventually(t, func() bool {
+		return strings.Contains(m.d.LogText(), "a scratch engine has replayed")
+	}, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(m.LogText(), "is a master now") }, 20*time.Second, 20*time.Millisecond)
+	require.Contains(t, fmt.Sprint(m.error("GET", "k")), "MASTERDOWN")
+	other.Do("REPLICAOF", "127.0.0.1", m.port)
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+}
+
 // replayedBy gives the daemon an engine to replay with, whose program begins with these lines. Without, there is none,
 // whatever the machine has.
 func (m *mortal) replayedBy(t *testing.T, kind enginetest.Kind, before ...string) {

@@ -24,10 +24,16 @@ func (p *peer) fullSync(ctx context.Context, cancel context.CancelCauseFunc, add
 	defer copied()
 	var full *Copy
 	err := p.awaited(ctx, cancel, func() (err error) {
-		if full, err = p.l.o.Archive.Copy(ctx); err == nil && p.l.o.Instead != nil {
+		if full, err = p.l.o.Archive.Copy(ctx); err != nil {
+			return err
+		}
+		if p.l.o.Instead != nil {
 			full = p.l.o.Instead(ctx, address, full)
 		}
-		return err
+		if later := p.l.o.Admit(ctx, address); later != nil { // minutes may have passed since it was let in
+			return errors.Join(later, full.close())
+		}
+		return nil
 	})
 	if err != nil {
 		return p.putOff(address, err)
