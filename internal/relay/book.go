@@ -92,13 +92,17 @@ type load struct {
 
 func newBook() *book { return &book{known: map[string]*entry{}} }
 
-// list is all that are known, by address.
-func (b *book) list() []Replica {
+// list is all that are known, by address. One that waits for its answer was there until now.
+func (b *book) list(now time.Time) []Replica {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := []Replica{}
 	for _, e := range b.known {
-		all = append(all, e.Replica)
+		r := e.Replica
+		if r.State == Away && e.conns > 0 {
+			r.Since = stream.TimeOf(now)
+		}
+		all = append(all, r)
 	}
 	slices.SortFunc(all, func(a, b Replica) int { return cmp.Compare(a.Address, b.Address) })
 	return all

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/offloader/offloader/internal/stream"
 )
 
 func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
@@ -49,6 +51,16 @@ func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
 	require.Nil(t, b.beginCopy("late", now))
 }
 
+// Who waits for an answer, for as long as a store or a scratch engine takes, is not away since it came.
+func TestWhoWaitsIsThere(t *testing.T) {
+	b, now := newBook(), time.Now()
+	require.Nil(t, b.attach("a", "", now))
+	later := now.Add(5 * time.Minute)
+	require.Equal(t, stream.TimeOf(later), b.list(later)[0].Since)
+	b.leave("a", later)
+	require.Equal(t, stream.TimeOf(later), b.list(later.Add(time.Minute))[0].Since)
+}
+
 // However many come and go, so many are served, and so many remembered.
 func TestTheBookIsBounded(t *testing.T) {
 	b, now := newBook(), time.Now()
@@ -56,12 +68,12 @@ func TestTheBookIsBounded(t *testing.T) {
 		require.Nil(t, b.attach(fmt.Sprint(i), "", now))
 		b.leave(fmt.Sprint(i), now.Add(time.Duration(i)*time.Second))
 	}
-	require.Len(t, b.list(), maxKnown)
+	require.Len(t, b.list(now), maxKnown)
 	for i := range maxReplicas {
 		require.Nil(t, b.attach(fmt.Sprint("r", i), "", now))
 	}
 	require.ErrorContains(t, b.attach("more", "", now), "as many replicas are attached")
-	require.Len(t, b.list(), maxKnown)
+	require.Len(t, b.list(now), maxKnown)
 }
 
 // Replicas ask each second, at whatever moment of it. Whose turn it is does not depend on who asks first when

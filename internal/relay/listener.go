@@ -129,7 +129,7 @@ func (l *Listener) Port() int {
 }
 
 // Replicas are those that are attached, and those that were, by address.
-func (l *Listener) Replicas() []Replica { return l.book.list() }
+func (l *Listener) Replicas() []Replica { return l.book.list(time.Now()) }
 
 // Rates are how fast replicas took what they got.
 func (l *Listener) Rates() Rates { return l.book.measured() }
