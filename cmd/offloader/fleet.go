@@ -198,6 +198,19 @@ func (f *fleet) all() []*keeper {
 	return slices.Clone(f.keepers)
 }
 
+// relayAt is the source whose relay has a port, "" for none.
+func (f *fleet) relayAt(port string) string {
+	for _, k := range f.all() {
+		if k.want.Relay == nil {
+			continue
+		}
+		if _, p, err := net.SplitHostPort(k.want.Relay.Listen); err == nil && p == port {
+			return k.want.Name
+		}
+	}
+	return ""
+}
+
 // report is what all sources are doing.
 func (f *fleet) report(now time.Time) []httpapi.Source {
 	list := []httpapi.Source{}
@@ -224,6 +237,7 @@ type keeper struct {
 	ended chan struct{}
 
 	engines func() map[string]string // programs for scratch engines, by product
+	relayAt func(port string) string // the source whose relay has a port, "" for none
 	spool   *spool.Spool
 
 	mu     sync.Mutex
@@ -250,7 +264,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
 	o.Link.Turns = f.turns
-	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}, engines: f.scratch, spool: o.Spool}
+	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}, engines: f.scratch, relayAt: f.relayAt, spool: o.Spool}
 	k.make = func() *source.Source { return source.New(o) }
 	if w.Relay != nil {
 		o.Link.Follower, o.Followers = k.follower, k.followers

@@ -121,7 +121,7 @@ func (k *keeper) atSource(ctx context.Context, address string) bool {
 
 // whoIs finds the server among the relay's replicas: it is the one that comes from the address that the link
 // goes to, and says that it listens on that port. One that follows us, and tells another address, is
-// mistaken for somebody else: then what is wrong is told. So it is of one that can't get in.
+// mistaken for somebody else: then what is wrong is told. So it is of one that can't get in, or follows another source's relay.
 func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.Replica, l *relay.Listener) (r relay.Replica, ours bool, wrong rebirth.Verdict) {
 	host, at, err := net.SplitHostPort(f.Remote)
 	if err != nil {
@@ -140,8 +140,14 @@ func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.
 		announced = append(announced, r.Address)
 	}
 	h, p, err := net.SplitHostPort(f.Upstream)
+	own, other := strconv.Itoa(l.Port()), ""
+	if err == nil && p != own {
+		other = k.relayAt(p)
+	}
 	switch {
-	case err != nil || p != strconv.Itoa(l.Port()) || !relay.Here(ctx, h):
+	case err != nil || p != own && other == "" || !relay.Here(ctx, h):
+	case p != own: // what it holds, or is about to, is that one's
+		wrong = rebirth.Verdict{Why: "it follows the relay of source " + other, Do: "have it follow this source's, at port " + own + ": is `replicaof` that of the other in its drop-in?"}
 	case f.State != "connected" && l.Refuses(host): // before others that are attached are taken for it
 		wrong = rebirth.Verdict{Why: "it follows this relay, and can't get in: a wrong password came from " + host + ", or none",
 			Do: "set masteruser and masterauth there, in its configuration file too, to what the relay's username and password are"}
