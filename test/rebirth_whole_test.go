@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/offloader/offloader/internal/durable"
 	"github.com/offloader/offloader/internal/engine/enginetest"
 )
 
@@ -131,6 +132,40 @@ func TestRebirthIsCalledOff(t *testing.T) {
 	other.Do("REPLICAOF", "127.0.0.1", m.port)
 	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
+}
+
+// TestRebirthOnASmallDisk: what a scratch engine would save doesn't fit beside the spool. It isn't tried: meanwhile there would
+// be no room for anybody's stream.
+func TestRebirthOnASmallDisk(t *testing.T) {
+	t.Parallel()
+	disk := smallDisk(t, "64m")
+	if disk == "" {
+		return
+	}
+	kind := nth(t, 0)
+	m := newMortal(t, kind)
+	m.replayedBy(t, kind)
+	m.d.Stop()
+	spool := filepath.Join(m.dir, "spool")
+	require.NoError(t, os.CopyFS(disk, os.DirFS(spool)))
+	require.NoError(t, os.RemoveAll(spool))
+	require.NoError(t, os.Symlink(disk, spool))
+	m.d.Restart()
+	for i := range 10 {
+		m.Do("SET", i, noise(t, 1<<20))
+	}
+	m.still(t)
+	m.d.Do("snapshot")
+	m.Do("SET", "k", noise(t, 100_000))
+	digest := m.still(t)
+	free, _, err := durable.Space(disk)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(disk, "filler"), make([]byte, free-8<<20), 0o600))
+	m.Kill()
+	m.Restart()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+	require.Regexp(t, `the source gets a snapshot and the stream behind it.*an RDB of 10 MiB or more has no room there.*spool.min_free`, m.d.LogText())
 }
 
 // replayedBy gives the daemon an engine to replay with, whose program begins with these lines. Without, there is none,

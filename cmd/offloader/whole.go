@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/durable"
 	"github.com/offloader/offloader/internal/engine"
@@ -54,6 +56,9 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *
 		defer cancel()
 		if err := k.spool.Room(); err != nil { // the RDB would lie there
 			return nil, err
+		}
+		if err := k.spool.Fits(c.Bytes + behind); err != nil {
+			return nil, fmt.Errorf("an RDB of %s or more has no room there: %w", humanize.IBytes(uint64(c.Bytes)), err)
 		}
 		dir := k.freshDir()
 		if err := durable.MkdirAll(dir); err != nil {

@@ -152,8 +152,17 @@ func (s *Spool) room(more int64) error {
 	return s.fileSystem(more)
 }
 
-// fileSystem fails with a FullError if writing more bytes would leave less than MinFree.
+// fileSystem fails with a FullError if writing more bytes would leave less than MinFree, and remembers that.
 func (s *Spool) fileSystem(more int64) error {
+	err := s.Fits(more)
+	if full := (*FullError)(nil); err == nil || errors.As(err, &full) {
+		s.tight.Store(full != nil)
+	}
+	return err
+}
+
+// Fits fails with a FullError if so many bytes beside what the spool holds would leave less than MinFree.
+func (s *Spool) Fits(bytes int64) error {
 	if s.opts.MinFree == nil {
 		return nil
 	}
@@ -161,13 +170,11 @@ func (s *Spool) fileSystem(more int64) error {
 	if err != nil {
 		return fmt.Errorf("ask for the free space of %s: %w", s.dir, err)
 	}
-	keep := s.opts.MinFree(total)
-	s.tight.Store(free-more < keep)
-	if free-more >= keep {
-		return nil
+	if keep := s.opts.MinFree(total); free-bytes < keep {
+		return &FullError{s.dir, fmt.Sprintf("its file system has %s free, %s must stay (spool.min_free)", humanize.IBytes(uint64(free)), humanize.IBytes(uint64(keep))),
+			"free some space there, or move the spool to a larger disk"}
 	}
-	return &FullError{s.dir, fmt.Sprintf("its file system has %s free, %s must stay (spool.min_free)", humanize.IBytes(uint64(free)), humanize.IBytes(uint64(keep))),
-		"free some space there, or move the spool to a larger disk"}
+	return nil
 }
 
 // Room fails with a FullError while there is no room to go on with. After a stop it wants some

@@ -364,6 +364,9 @@ func TestFullSpool(t *testing.T) {
 	free := int64(0)
 	s.opts.MinFree = func(int64) int64 { return free }
 	require.NoError(t, s.Room())
+	require.NoError(t, s.Fits(1<<10))
+	require.ErrorAs(t, s.Fits(1<<60), &full)
+	require.False(t, s.Tight(), "that was only a question")
 	free = 1 << 60
 	require.ErrorAs(t, s.Room(), &full)
 	_, err := src.Receive(archive.TimelineInfo{Timeline: "t2", ReplID: testID}, 10)
