@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -12,9 +13,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
 	"github.com/offloader/offloader/internal/relay"
+	"github.com/offloader/offloader/internal/spool"
 	"github.com/offloader/offloader/internal/stream"
 )
 
@@ -222,4 +225,29 @@ func FuzzPeers(f *testing.F) {
 		c.meet(nil, now)
 		c.forget(now, now.Add(2*remembered))
 	})
+}
+
+// TestOnePortForAnAddress: the link comes now from one address and now from another, as where the master's name has one of each
+// kind. Each has its port open once, and the same one, by which Sentinels know us.
+func TestOnePortForAnAddress(t *testing.T) {
+	sp, err := spool.Open(t.TempDir(), spool.Options{MaxSize: 64 << 20})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, sp.Close()) }()
+	s := New(Options{Name: "cache", Spool: sp})
+	ctx, cancel := context.WithCancel(t.Context())
+	var g errgroup.Group
+	ports := map[string]int{}
+	for range 3 {
+		for _, ip := range []string{"127.0.0.1", "127.0.0.2"} {
+			port, err := s.listen(ctx, &g, ip)
+			require.NoError(t, err)
+			if ports[ip] == 0 {
+				ports[ip] = port
+			}
+			require.Equal(t, ports[ip], port)
+			require.Equal(t, port, s.port)
+		}
+	}
+	cancel()
+	require.ErrorIs(t, g.Wait(), context.Canceled)
 }

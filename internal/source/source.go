@@ -118,8 +118,8 @@ type Source struct {
 	snapshot *Moment     // the newest timeline's last
 	boot     *Verify     // the last of a scratch engine, in this life of the daemon
 
-	listening bool // on the announced port; the link's goroutine asks
-	port      int  // that it is
+	listening map[string]int // the announced port, by the address that it is open on; the link's goroutine asks
+	port      int            // that it is
 
 	taking sync.Mutex    // held while a snapshot is taken
 	over   chan struct{} // closed when Run ends
@@ -152,7 +152,7 @@ func New(o Options) *Source {
 	if o.Followers == nil {
 		o.Followers = func() []relay.Replica { return nil }
 	}
-	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{},
+	s := &Source{o: o, log: o.Logger.With("source", o.Name), ended: map[*spool.Timeline]bool{}, listening: map[string]int{},
 		shipped: make([]shipped, len(o.Stores)), ledger: newLedger(len(o.Stores)), risen: make(chan struct{}, 1), look: make(chan struct{}, 1), over: make(chan struct{})}
 	for n, store := range o.Stores {
 		interval := cmp.Or(store.Interval, 10*time.Second)
@@ -268,27 +268,37 @@ func ignoreEnd(ctx context.Context, err error) error {
 // announced (a container's, mapped one to one), that one is opened, on all addresses.
 func (s *Source) listen(ctx context.Context, g *errgroup.Group, ip string) (int, error) {
 	announced := s.o.Link.Announce.Port
-	if announced > 0 && s.listening {
-		return announced, nil
-	}
-	o := relay.Options{Describe: s.Describe, Hello: s.hear, Logger: s.log}
-	var l *relay.Listener
-	var err error
 	if announced > 0 {
-		l, err = relay.Listen(net.JoinHostPort("", strconv.Itoa(announced)), o)
-	} else if l, err = relay.Listen(net.JoinHostPort(ip, strconv.Itoa(s.peers.get().Port)), o); err != nil {
+		ip = ""
+	}
+	port, open := s.listening[ip]
+	if !open {
+		l, err := s.announce(ip, announced)
+		if err != nil {
+			return 0, err
+		}
+		port = l.Port()
+		s.listening[ip] = port
+		g.Go(func() error { return l.Run(ctx) })
+	}
+	s.peers.change(func(c *company) { c.Port = port })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.port = port
+	return port, nil
+}
+
+// announce opens the port on an address.
+func (s *Source) announce(ip string, announced int) (*relay.Listener, error) {
+	o := relay.Options{Describe: s.Describe, Hello: s.hear, Logger: s.log}
+	if announced > 0 {
+		return relay.Listen(net.JoinHostPort(ip, strconv.Itoa(announced)), o)
+	}
+	l, err := relay.Listen(net.JoinHostPort(ip, strconv.Itoa(s.peers.get().Port)), o)
+	if err != nil {
 		l, err = relay.Listen(net.JoinHostPort(ip, "0"), o)
 	}
-	if err != nil {
-		return 0, err
-	}
-	s.peers.change(func(c *company) { c.Port = l.Port() })
-	s.listening = true
-	s.mu.Lock()
-	s.port = l.Port()
-	s.mu.Unlock()
-	g.Go(func() error { return l.Run(ctx) })
-	return l.Port(), nil
+	return l, err
 }
 
 // tick notes the passing of time: signs of life on a silent link, stores that lag, steps of the clock, who has come and gone.
