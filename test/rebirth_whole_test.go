@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/offloader/offloader/internal/durable"
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/test/blackbox"
 )
 
 // TestRebirthShowsNothingOld: clients that ask all the time get an error until the server has all, and never what was true
@@ -130,6 +132,46 @@ func TestRebirthIsCalledOff(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(m.LogText(), "is a master now") }, 20*time.Second, 20*time.Millisecond)
 	require.Contains(t, fmt.Sprint(m.error("GET", "k")), "MASTERDOWN")
 	other.Do("REPLICAOF", "127.0.0.1", m.port)
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+}
+
+// TestRebirthReplayedForADeadConnection: the server's host loses its power while a scratch engine replays for it, so that nobody
+// says that its connection has ended. It comes back, gets what there is, and what the first connection is given late changes nothing.
+func TestRebirthReplayedForADeadConnection(t *testing.T) {
+	t.Parallel()
+	kind := nth(t, 1)
+	m := newMortal(t, kind)
+	proxy, steps := blackbox.NewProxy(t, fmt.Sprintf("127.0.0.1:%d", m.port)), t.TempDir()
+	m.replayedBy(t, kind, `case "$*" in *--version*) ;; *)
+		n=first; mkdir '`+steps+`/first' || { n=second; mkdir '`+steps+`/second'; }
+		until [ -e '`+steps+`'/$n/goes ]; do sleep 0.05; done
+		[ $n = first ] || exit 1;;
+	esac`)
+	begins := func(n string) {
+		require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(steps, n)); return err == nil }, 20*time.Second, time.Millisecond)
+	}
+	goes := func(n string) { require.NoError(t, os.WriteFile(filepath.Join(steps, n, "goes"), nil, 0o600)) }
+	copies := func(n int) {
+		require.Eventually(t, func() bool {
+			return strings.Count(m.d.LogText(), `msg="a replica gets a full copy" source=cache replica=`+m.Addr()) == n
+		}, 20*time.Second, 10*time.Millisecond)
+	}
+	m.Do("SET", "k", noise(t, 20<<20)) // what the kernel doesn't take for a server that is gone
+	digest := m.still(t)
+	m.Kill()
+	m.Restart("--replicaof", strings.Replace(proxy.Addr(), ":", " ", 1))
+	begins("first")
+	proxy.Lose()
+	m.Kill()
+	m.Restart()
+	begins("second")
+	require.NoError(t, syscall.Kill(m.Pid(), syscall.SIGSTOP))
+	goes("second")
+	copies(1)
+	goes("first")
+	copies(2)
+	require.NoError(t, syscall.Kill(m.Pid(), syscall.SIGCONT))
 	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
 }

@@ -71,7 +71,8 @@ const tells = 1 << 20
 
 type entry struct {
 	Replica
-	conns  int // more than one for a moment, when it comes back before its old connection is seen to end
+	conns  int // more than one when it comes back before its old connection is seen to end
+	came   int // how often it has; the last of its connections is the one that it has, the others are about to end
 	failed int // full syncs since it has last loaded one
 	next   time.Time
 	load   load
@@ -108,12 +109,12 @@ func (b *book) list(now time.Time) []Replica {
 	return all
 }
 
-// attach takes note that a replica comes, unless there are too many. leave has to follow.
-func (b *book) attach(address, version string, now time.Time) *LaterError {
+// attach takes note that a replica comes, for the nth time, unless there are too many. leave has to follow.
+func (b *book) attach(address, version string, now time.Time) (n int, later *LaterError) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.serving >= maxReplicas {
-		return &LaterError{"as many replicas are attached as are served at once"}
+		return 0, &LaterError{"as many replicas are attached as are served at once"}
 	}
 	b.serving++
 	e := b.known[address]
@@ -123,8 +124,9 @@ func (b *book) attach(address, version string, now time.Time) *LaterError {
 		b.known[address] = e
 	}
 	e.conns++
+	e.came++
 	e.Version = version
-	return nil
+	return e.came, nil
 }
 
 // forgetOne makes room for one more: of those that are away, it forgets the one that is so longest.
@@ -190,18 +192,22 @@ func (b *book) before(e *entry, now time.Time) (n int) {
 	return n
 }
 
-// gets takes note that a full copy goes out, to one that loads it, or to a tool, which says nothing of that.
-func (b *book) gets(address string, bytes int64, loads bool, now time.Time) {
+// gets takes note that a full copy goes out, to one that loads it, or to a tool, which says nothing of that. n is what attach
+// gave: what a connection takes that the replica has no more says nothing of it.
+func (b *book) gets(address string, n int, bytes int64, loads bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.known[address]
+	e.FullSyncs++
+	if n != e.came {
+		return
+	}
 	if loads {
 		e.failed++
 		if e.failed >= freeCopies {
 			e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
 		}
 	}
-	e.FullSyncs++
 	e.State, e.Since, e.load = Copying, stream.TimeOf(now), load{began: now, bytes: bytes}
 }
 
@@ -213,13 +219,15 @@ func (b *book) endCopy() {
 }
 
 // streams takes note that a replica gets the stream from here on.
-func (b *book) streams(address string, partial bool, now time.Time) {
+func (b *book) streams(address string, n int, partial bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.known[address]
-	e.State, e.Since = Online, stream.TimeOf(now)
 	if partial {
 		e.PartialSyncs++
+	}
+	if n == e.came {
+		e.State, e.Since = Online, stream.TimeOf(now)
 	}
 }
 

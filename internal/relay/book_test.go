@@ -12,13 +12,12 @@ import (
 
 func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
 	b, now := newBook(), time.Now()
-	got := 0
-	require.Nil(t, b.attach("a", "", now))
+	got, n := 0, comes(t, b, "a", now)
 	for second := range 600 {
 		for tenth := range 10 {
 			at := now.Add(time.Duration(second)*time.Second + time.Duration(tenth)*100*time.Millisecond)
 			if b.beginCopy("a", at) == nil {
-				b.gets("a", 1, true, at)
+				b.gets("a", n, 1, true, at)
 				b.endCopy()
 				got++
 			}
@@ -32,29 +31,59 @@ func TestPitfall18HammeringIsSlowedDown(t *testing.T) {
 
 	for range 10 * freeCopies { // a tool loads nothing that we would hear of
 		require.Nil(t, b.beginCopy("a", now))
-		b.gets("a", 1, false, now)
+		b.gets("a", n, 1, false, now)
 		b.endCopy()
 	}
 
-	require.Nil(t, b.attach("early", "", now))
+	comes(t, b, "early", now)
 	for range 10 * freeCopies { // there was nothing to get yet
 		require.Nil(t, b.beginCopy("early", now))
 		b.endCopy()
 	}
 	for i := range maxCopies - 1 {
-		require.Nil(t, b.attach(fmt.Sprint(i), "", now))
+		comes(t, b, fmt.Sprint(i), now)
 		require.Nil(t, b.beginCopy(fmt.Sprint(i), now))
 	}
-	require.Nil(t, b.attach("late", "", now))
+	comes(t, b, "late", now)
 	require.ErrorContains(t, b.beginCopy("late", now), "as many full syncs are running as are served at once")
 	b.endCopy()
 	require.Nil(t, b.beginCopy("late", now))
 }
 
+// A replica comes back before its old connection is seen to end. What that one takes, late, says nothing of the replica.
+func TestTheLastConnectionCounts(t *testing.T) {
+	b, now := newBook(), time.Now()
+	old, n := comes(t, b, "a", now), comes(t, b, "a", now)
+	require.NotEqual(t, old, n)
+	b.gets("a", n, 1, true, now)
+	b.streams("a", n, false, now)
+	b.gets("a", old, 1, true, now)
+	require.Equal(t, Online, b.list(now)[0].State)
+	b.streams("a", old, false, now)
+	b.gets("a", n, 1, true, now)
+	require.Equal(t, Copying, b.list(now)[0].State)
+	b.streams("a", old, true, now)
+	require.Equal(t, Copying, b.list(now)[0].State)
+	b.leave("a", now)
+	require.Equal(t, Copying, b.list(now)[0].State)
+	b.leave("a", now)
+	require.Equal(t, Away, b.list(now)[0].State)
+	require.EqualValues(t, 3, b.list(now)[0].FullSyncs)
+	require.EqualValues(t, 1, b.list(now)[0].PartialSyncs)
+}
+
+// comes has a replica attach.
+func comes(t *testing.T, b *book, address string, now time.Time) int {
+	t.Helper()
+	n, later := b.attach(address, "", now)
+	require.Nil(t, later)
+	return n
+}
+
 // Who waits for an answer, for as long as a store or a scratch engine takes, is not away since it came.
 func TestWhoWaitsIsThere(t *testing.T) {
 	b, now := newBook(), time.Now()
-	require.Nil(t, b.attach("a", "", now))
+	comes(t, b, "a", now)
 	later := now.Add(5 * time.Minute)
 	require.Equal(t, stream.TimeOf(later), b.list(later)[0].Since)
 	b.leave("a", later)
@@ -65,14 +94,15 @@ func TestWhoWaitsIsThere(t *testing.T) {
 func TestTheBookIsBounded(t *testing.T) {
 	b, now := newBook(), time.Now()
 	for i := range 3 * maxKnown {
-		require.Nil(t, b.attach(fmt.Sprint(i), "", now))
+		comes(t, b, fmt.Sprint(i), now)
 		b.leave(fmt.Sprint(i), now.Add(time.Duration(i)*time.Second))
 	}
 	require.Len(t, b.list(now), maxKnown)
 	for i := range maxReplicas {
-		require.Nil(t, b.attach(fmt.Sprint("r", i), "", now))
+		comes(t, b, fmt.Sprint("r", i), now)
 	}
-	require.ErrorContains(t, b.attach("more", "", now), "as many replicas are attached")
+	_, later := b.attach("more", "", now)
+	require.ErrorContains(t, later, "as many replicas are attached")
 	require.Len(t, b.list(now), maxKnown)
 }
 
@@ -84,7 +114,7 @@ func TestWhoHasWaitedLongestIsNext(t *testing.T) {
 	names := []string{}
 	for i := range maxCopies + 4 {
 		names = append(names, fmt.Sprint(i))
-		require.Nil(t, b.attach(names[i], "", now))
+		comes(t, b, names[i], now)
 	}
 	for _, name := range names[:maxCopies] {
 		require.True(t, ask(name))
@@ -110,7 +140,7 @@ func TestWhoHasWaitedLongestIsNext(t *testing.T) {
 
 	b.endCopy()
 	now = now.Add(stillAsks)
-	require.Nil(t, b.attach("new", "", now))
+	comes(t, b, "new", now)
 	require.True(t, ask("new"), "nobody asks any more")
 	require.False(t, ask(waiting[0]))
 }

@@ -43,7 +43,7 @@ func (p *peer) fullSync(ctx context.Context, cancel context.CancelCauseFunc, add
 		return p.putOff(address, errors.New(why))
 	}
 	p.leaving = true
-	book.gets(address, full.Bytes, p.replica.loads(), time.Now())
+	book.gets(address, p.came, full.Bytes, p.replica.loads(), time.Now())
 	p.l.o.Logger.Info("a replica gets a full copy", "replica", address, "offset", full.Offset, "bytes", full.Bytes, "replid", full.Stream.ReplID())
 	// The size is known, so the end needs no mark, behind which the stream would have to wait (pitfall 31).
 	header := fmt.Sprintf("$%d\r\n", full.Bytes)

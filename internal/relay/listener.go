@@ -272,6 +272,7 @@ type peer struct {
 	inMulti bool
 	leaving bool // after QUIT, or as a replica
 	replica asReplica
+	came    int // as a replica, for the nth time from its address
 
 	mu       sync.Mutex // of channels
 	channels map[string]bool

@@ -95,7 +95,8 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 		}
 	}
 	address, book := p.listensAt(), p.l.book
-	if later := book.attach(address, p.replica.version, time.Now()); later != nil {
+	var later *LaterError
+	if p.came, later = book.attach(address, p.replica.version, time.Now()); later != nil {
 		return p.putOff(address, later)
 	}
 	defer func() { book.leave(address, time.Now()) }()
@@ -196,7 +197,7 @@ func (p *peer) send(ctx context.Context, address string, s Stream, first func() 
 			}
 			p.seen()
 		}
-		p.l.book.streams(address, first == nil, time.Now())
+		p.l.book.streams(address, p.came, first == nil, time.Now())
 		return p.sendStream(alive, address, s)
 	})
 	g.Go(func() error {
