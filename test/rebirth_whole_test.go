@@ -136,6 +136,27 @@ func TestRebirthIsCalledOff(t *testing.T) {
 	require.Equal(t, digest, m.Digest())
 }
 
+// TestRebirthWithRenamedCommands: a scratch engine, which has no configuration, can't do all that the master did. However late
+// what it says of that is read, the server doesn't get what it has made of it.
+func TestRebirthWithRenamedCommands(t *testing.T) {
+	t.Parallel()
+	kind := nth(t, 3)
+	m := newMortal(t, kind, "--rename-command", "APPEND", "ADDTO")
+	late := filepath.Join(t.TempDir(), "late")
+	m.replayedBy(t, kind, `case "$*" in *--version*) ;; *)
+		mkfifo '`+late+`'
+		while read -r line; do sleep 0.05; echo "$line"; done <'`+late+`' &
+		exec >'`+late+`' 2>&1;;
+	esac`)
+	m.Do("ADDTO", "k", strings.Repeat("v", 100_000))
+	digest := m.still(t)
+	m.Kill()
+	m.Restart()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+	require.Contains(t, m.d.LogText(), "it could not do all that the master did")
+}
+
 // TestRebirthReplayedForADeadConnection: the server's host loses its power while a scratch engine replays for it, so that nobody
 // says that its connection has ended. It comes back, gets what there is, and what the first connection is given late changes nothing.
 func TestRebirthReplayedForADeadConnection(t *testing.T) {

@@ -282,8 +282,12 @@ func (e *Engine) Keys(ctx context.Context) (map[string]int64, error) {
 	return keys, nil
 }
 
-// Complaints are what it said of commands of the stream that it could not carry out, the first few.
-func (e *Engine) Complaints() []string { return e.said.complaints() }
+// Complaints end it, and are what it said of commands of the stream that it could not carry out, the first few. While it runs,
+// what it has said of the last ones may be on its way to us.
+func (e *Engine) Complaints() []string {
+	e.Close()
+	return e.said.complaints()
+}
 
 // info is the fields of sections of INFO, which engines before 7.0 give one at a time.
 func (e *Engine) info(ctx context.Context, sections ...string) (map[string]string, error) {
@@ -323,8 +327,10 @@ func (e *Engine) failed(what string, err error) error {
 	return &FailedError{Binary: e.Binary, What: what, Err: err, State: e.state.Load(), Log: e.said.last()}
 }
 
-// Fail is an error for what was noticed elsewhere, with what the engine said last.
-func (e *Engine) Fail(what string) error { return e.failed(what, nil) }
+// Fail is an error for what was noticed elsewhere, with what the engine said last. How it ended was not the reason.
+func (e *Engine) Fail(what string) error {
+	return &FailedError{Binary: e.Binary, What: what, Log: e.said.last()}
+}
 
 func (e *Engine) kill() {
 	if e.process != nil {
@@ -332,7 +338,7 @@ func (e *Engine) kill() {
 	}
 }
 
-// Close ends it, and returns when it is gone.
+// Close ends it, and returns when it is gone. It may be called more than once.
 func (e *Engine) Close() {
 	e.release()
 	e.kill()

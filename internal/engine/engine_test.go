@@ -55,13 +55,13 @@ func TestFollow(t *testing.T) {
 		keys, err := e.Keys(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, map[string]int64{"0": 3, "1999": 1}, keys)
-		require.Empty(t, e.Complaints())
 		pid := e.process.Pid
 		adj, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "oom_score_adj"))
 		require.NoError(t, err)
 		require.Equal(t, "1000", strings.TrimSpace(string(adj)))
-		e.Close()
+		require.Empty(t, e.Complaints())
 		require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH)
+		e.Close()
 	})
 }
 

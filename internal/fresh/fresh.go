@@ -86,10 +86,14 @@ func RDB(ctx context.Context, o Options, timeline string, at stream.Offset) (*Fi
 	if err := replay(ctx, e, from, o.Logger, at); err != nil {
 		return nil, err
 	}
-	if woes := e.Complaints(); len(woes) > 0 {
-		return nil, e.Fail("it could not do all that the master did: " + woes[0])
+	f, err := save(ctx, e, dir, begins.RDBVersion)
+	if err != nil {
+		return nil, err
 	}
-	return save(ctx, e, dir, begins.RDBVersion)
+	if woes := e.Complaints(); len(woes) > 0 {
+		return nil, errors.Join(e.Fail("it could not do all that the master did: "+woes[0]), f.Close())
+	}
+	return f, nil
 }
 
 // look finds out what the replay begins with, and how much memory the master took for it.
