@@ -2,8 +2,11 @@ package test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -46,4 +49,26 @@ stores: [{type: disk, path: $DIR/archive}]
 	d.Until("two", "it is reborn", func(s blackbox.SourceStatus) bool { return s.Rebirths == 1 && s.State == "streaming" })
 	require.Equal(t, digest, two.Digest())
 	require.Len(t, d.Timelines("two"), 1)
+}
+
+// TestRebirthWhileItsRelayIsShut: `serve` stood in for a daemon that was down, at the relay's port, and has the server as its replica
+// when the daemon is back. Its stream is the daemon's own, which is not archived once more as a master's.
+func TestRebirthWhileItsRelayIsShut(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, enginetest.Any(t))
+	m.Do("SET", "k", "kept")
+	digest := m.still(t)
+	m.d.Stop()
+	m.Kill()
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("of the relay"), 0o600))
+	stands := m.d.Serve("--latest", "--listen", fmt.Sprintf("127.0.0.1:%d", m.port), "--username", "replica", "--password-file", password)
+	m.Restart()
+	require.Eventually(t, func() bool { return m.Info("replication")["master_link_status"] == "up" }, 20*time.Second, 20*time.Millisecond)
+	m.d.Restart()
+	m.waits("it follows this relay, which is not open")
+	stands.Stop()
+	m.reborn(1)
+	require.Equal(t, digest, m.Digest())
+	require.Len(t, m.d.Timelines("cache"), 1)
 }

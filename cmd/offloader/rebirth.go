@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -35,6 +34,9 @@ const (
 func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, error) {
 	l := k.listener()
 	if l == nil {
+		if k.leadsTo(ctx, f.Upstream) == k.want.Name {
+			return k.decided(k.said(), rebirth.Verdict{Why: "it follows this relay, which is not open", Do: "see `offloader status`, and what has its port"})
+		}
 		return syncer.Upstream, nil // nobody can follow us
 	}
 	replicas := l.Replicas()
@@ -139,15 +141,10 @@ func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.
 		}
 		announced = append(announced, r.Address)
 	}
-	h, p, err := net.SplitHostPort(f.Upstream)
-	own, other := strconv.Itoa(l.Port()), ""
-	if err == nil && p != own {
-		other = k.relayAt(p)
-	}
-	switch {
-	case err != nil || p != own && other == "" || !relay.Here(ctx, h):
-	case p != own: // what it holds, or is about to, is that one's
-		wrong = rebirth.Verdict{Why: "it follows the relay of source " + other, Do: "have it follow this source's, at port " + own + ": is `replicaof` that of the other in its drop-in?"}
+	switch follows := k.leadsTo(ctx, f.Upstream); {
+	case follows == "":
+	case follows != k.want.Name: // what it holds, or is about to, is that one's
+		wrong = rebirth.Verdict{Why: "it follows the relay of source " + follows, Do: "have it follow this source's, at " + k.want.Relay.Listen + ": is `replicaof` that of the other in its drop-in?"}
 	case f.State != "connected" && l.Refuses(host): // before others that are attached are taken for it
 		wrong = rebirth.Verdict{Why: "it follows this relay, and can't get in: a wrong password came from " + host + ", or none",
 			Do: "set masteruser and masterauth there, in its configuration file too, to what the relay's username and password are"}
@@ -157,6 +154,22 @@ func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.
 		wrong = rebirth.Verdict{Why: "it follows this relay, and is not attached to it yet", Do: "see its log, and the daemon's: do masteruser and masterauth suit the relay, and tls-replication?"}
 	}
 	return r, false, wrong
+}
+
+// leadsTo is the source of this daemon whose relay is at an address, "" for none.
+func (k *keeper) leadsTo(ctx context.Context, address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return ""
+	}
+	name := k.want.Name
+	if _, own, err := net.SplitHostPort(k.want.Relay.Listen); err != nil || port != own {
+		name = k.relayAt(port)
+	}
+	if name == "" || !relay.Here(ctx, host) {
+		return ""
+	}
+	return name
 }
 
 func mistaken(why string, args ...any) rebirth.Verdict {
