@@ -38,6 +38,9 @@ func TestRebirthShowsNothingOld(t *testing.T) {
 			m.Do("INCR", "counter")
 		}
 		digest := m.still(t)
+		m.d.Until("cache", "the log counts in what a rebirth would take", func(s blackbox.SourceStatus) bool {
+			return s.Rebirth != nil && s.Rebirth.Log > 4_000_000
+		})
 		m.Kill()
 		m.Restart()
 		refused := 0

@@ -24,6 +24,7 @@ type SourceStatus struct {
 	Rebirths       int64  `json:"rebirths"`
 	Rebirth        *struct {
 		Seconds float64 `json:"predicted_seconds"`
+		Log     int64   `json:"log_bytes"`
 	} `json:"rebirth"`
 	Why          string     `json:"why"`
 	Since        *time.Time `json:"restorable_since"`
