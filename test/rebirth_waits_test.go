@@ -29,6 +29,7 @@ func TestRebirthWithoutRights(t *testing.T) {
 	m.d.Until("cache", "it is known what it holds", func(s blackbox.SourceStatus) bool { return s.Known != nil && s.Known.Keys > 50 })
 	m.Do("ACL", "SETUSER", "offloader", "-info", "-replicaof", "-role")
 	m.Do("ACL", "SAVE")
+	require.Contains(t, found(t, m.d.Run("check", "--json"), "rebirth"), "fail user offloader may not do there what a rebirth takes, so it would not come back by itself: INFO (NOPERM")
 	m.Kill()
 	m.Restart()
 	require.Contains(t, m.waits("not be asked for INFO").Hint, "+info +role +replicaof")

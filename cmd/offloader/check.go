@@ -150,7 +150,7 @@ func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, us che
 
 // rebirthOf tells whether a source that has a relay would come back through it.
 func rebirthOf(ctx context.Context, s config.Source, c *config.Config, m asked, cats []*archive.Catalog) []check.Finding {
-	if s.Relay == nil || m.facts == nil || m.facts.Info == nil {
+	if s.Relay == nil || m.facts == nil { // what keeps it from being asked is said
 		return nil
 	}
 	back, err := m.master.AskComeback(ctx, m.facts)
@@ -163,7 +163,7 @@ func rebirthOf(ctx context.Context, s config.Source, c *config.Config, m asked, 
 		_, unable = engine.Room(m.facts.Dataset())
 	}
 	return check.AdviseRebirth(back, s.Username, check.Through{
-		Listen: s.Relay.Listen, Login: s.Relay.Username, Password: s.Relay.Password != "", Start: lastStart(cats), Replay: unable,
+		Listen: s.Relay.Listen, Login: s.Relay.Username, Password: string(s.Relay.Password), Start: lastStart(cats), Replay: unable,
 	})
 }
 

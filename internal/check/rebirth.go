@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -18,12 +19,12 @@ import (
 
 // Comeback is what a master told of how it would come back if it died now.
 type Comeback struct {
-	Cluster   bool
-	Upstream  string            // host:port of the server that it follows, "" for a master
-	Config    map[string]string // nil where CONFIG GET was refused
-	Replicaof string            // the words to a REPLICAOF that can't succeed, "" where they say that it may be said
-	Dump      string            // a dump.rdb that it would load, "" where none is seen
-	Unseen    string            // why it can't be seen whether there is one, "" where it can
+	Cluster  bool
+	Upstream string            // host:port of the server that it follows, "" for a master
+	Config   map[string]string // nil where CONFIG GET was refused
+	Refused  []string          // what a rebirth asks of it and it doesn't let us: the command, with its words
+	Dump     string            // a dump.rdb that it would load, "" where none is seen
+	Unseen   string            // why it can't be seen whether there is one, "" where it can
 }
 
 // comebackSettings are what is looked at.
@@ -62,14 +63,27 @@ func (m Master) askComeback(ctx context.Context, conn *redis.Conn, f *Facts) (*C
 			c.Config[k] = v
 		}
 	}
-	// No port is negative: it is refused before anything is done (replication.c: replicaofCommand).
-	if err := conn.Do(ctx, "REPLICAOF", "nobody.invalid", "-1").Err(); redis.HasErrorPrefix(err, "NOPERM") {
-		c.Replicaof = err.Error()
-	}
+	c.tryRights(ctx, conn, f)
 	if dir, name := c.Config["dir"], c.Config["dbfilename"]; dir != "" && name != "" {
 		c.lookFor(ctx, m.Address, dir, name)
 	}
 	return c, ctx.Err()
+}
+
+// tryRights finds out what a rebirth would be refused: where the server stands is told by INFO and ROLE, and REPLICAOF
+// promotes it.
+func (c *Comeback) tryRights(ctx context.Context, conn *redis.Conn, f *Facts) {
+	refused := func(command, words string) {
+		if words != "" {
+			c.Refused = append(c.Refused, command+" ("+words+")")
+		}
+	}
+	refused("INFO", f.Refused["info"])
+	refused("ROLE", refusal(conn.Do(ctx, "ROLE").Err()))
+	// No port is negative: it is refused before anything is done (replication.c: replicaofCommand).
+	if words := refusal(conn.Do(ctx, "REPLICAOF", "nobody.invalid", "-1").Err()); strings.HasPrefix(words, "NOPERM") || strings.Contains(words, "unknown command") {
+		refused("REPLICAOF", words)
+	}
 }
 
 // lookFor looks for what the master would load at its start, where it can be looked at from here.
@@ -96,7 +110,7 @@ func (c *Comeback) lookFor(ctx context.Context, address, dir, name string) {
 type Through struct {
 	Listen   string
 	Login    string // the name that goes with its password
-	Password bool   // it wants one
+	Password string // "": it wants none
 	Start    archive.Start
 	Replay   error // why no scratch engine could replay what is behind a snapshot, nil where one can
 }
@@ -118,11 +132,13 @@ func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 	if c.Config["replica-read-only"] == "no" {
 		out.add(Fail, name, "CONFIG SET replica-read-only yes, and in its configuration file", "replica-read-only is no: while it is a replica, until it is promoted, it takes writes that nobody archives")
 	}
-	switch {
-	case c.Upstream != "":
+	if c.Upstream != "" {
 		out.add(Warn, name, "where it waits for its rebirth, `offloader status` says why; where it is a replica for good, leave it one: started with the relay as its master it would be made a master beside its own",
 			"it is a replica of %s", c.Upstream)
 		return out
+	}
+	c.rights(&out, user)
+	switch {
 	case c.Config == nil:
 		out.add(Warn, name, "grant +config|get", "the master doesn't tell its settings: whether it would be reborn isn't known")
 		return out
@@ -137,14 +153,16 @@ func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 		out.add(Fail, name, "start it with --replicaof "+relayAt(r.Listen)+" --replica-serve-stale-data no --rdb-del-sync-files yes, by a drop-in for its unit (configs/), and CONFIG SET replica-serve-stale-data no now",
 			"it was not started as a replica of the relay: %s", what)
 	}
-	if r.Password && c.Config["masterauth"] == "" {
-		out.add(Fail, name, "CONFIG SET masterauth …, and in its configuration file (masteruser too where the relay has a username)", "the relay wants a password, and the master has none to give as its replica")
+	const auth = "CONFIG SET masterauth …, and in its configuration file (masteruser too where the relay has a username)"
+	switch has := c.Config["masterauth"]; {
+	case r.Password == "" || has == r.Password:
+	case has == "":
+		out.add(Fail, name, auth, "the relay wants a password, and the master has none to give as its replica")
+	default:
+		out.add(Fail, name, auth, "the password that the master would give as a replica (masterauth) is not the relay's: it could not get in")
 	}
-	if has := c.Config["masteruser"]; r.Password && cmp.Or(has, "default") != cmp.Or(r.Login, "default") {
+	if has := c.Config["masteruser"]; r.Password != "" && cmp.Or(has, "default") != cmp.Or(r.Login, "default") {
 		out.add(Fail, name, "CONFIG SET masteruser '"+r.Login+"', and in its configuration file", "the relay wants the user %q, and as its replica the master gives %q", cmp.Or(r.Login, "default"), cmp.Or(has, "default"))
-	}
-	if c.Replicaof != "" {
-		out.add(Fail, name, "on the master: ACL SETUSER "+user+" +replicaof +role +info", "user %s may not promote it: %s", user, c.Replicaof)
 	}
 	const look = "look at what starts it (`systemctl cat` of its unit: --replicaof %s has to stand there), and restart it once at a quiet hour: then it is proved"
 	switch {
@@ -169,6 +187,18 @@ func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 		out.add(OK, name, "look there: none may be left beside save ''", "whether there is a dump.rdb that a restart would load can't be seen from here: %s", c.Unseen)
 	}
 	return out
+}
+
+// rights says what a rebirth lacks, where it would have the server stay a replica that serves nobody.
+func (c *Comeback) rights(out *findings, user string) {
+	if len(c.Refused) == 0 {
+		return
+	}
+	words, hint := strings.Join(c.Refused, "; "), "where it is a hosted server, ask its vendor; else see rename-command in its configuration"
+	if strings.Contains(words, "NOPERM") {
+		hint = "on the master: ACL SETUSER " + user + " +replicaof +role +info, and in the file that a restart has its users from"
+	}
+	out.add(Fail, "rebirth", hint, "user %s may not do there what a rebirth takes, so it would not come back by itself: %s", user, words)
 }
 
 // beyond is what a master's own persistence may hold that a rebirth doesn't know of, "" where that is off. It knows by

@@ -26,7 +26,13 @@ func comeback(t *testing.T, s *enginetest.Server, user string, password bool, st
 	require.NoError(t, err)
 	require.Equal(t, before["role"], s.Info("replication")["role"], "nothing changes")
 	require.Equal(t, before["master_replid"], s.Info("replication")["master_replid"])
-	return AdviseRebirth(c, user, Through{Listen: "10.0.0.9:6390", Password: password, Start: append(start, archive.StartUnseen)[0]})
+	through := Through{Listen: "10.0.0.9:6390", Start: append(start, archive.StartUnseen)[0]}
+	if password {
+		through.Password = "secret"
+	}
+	list := AdviseRebirth(c, user, through)
+	require.NotContains(t, fmt.Sprint(list), "secret")
+	return list
 }
 
 // What stands in the way of a rebirth is found on a master that runs, and nothing changes there.
@@ -52,6 +58,9 @@ func TestRebirthReadiness(t *testing.T) {
 		s.Do("CONFIG", "SET", "save", "")
 
 		s.Do("CONFIG", "SET", "replica-serve-stale-data", "no")
+		s.Do("CONFIG", "SET", "masterauth", "another's")
+		says(comeback(t, s, "", true), Fail, "is not the relay's")
+		require.NotContains(t, fmt.Sprint(comeback(t, s, "", true)), "another's")
 		s.Do("CONFIG", "SET", "masterauth", "secret")
 		says(comeback(t, s, "", true), Warn, "can't be seen while it runs")
 		says(comeback(t, s, "", true, archive.StartForgot), Fail, "its last start was not through the relay")
@@ -77,6 +86,17 @@ func TestRebirthReadiness(t *testing.T) {
 		says(comeback(t, s, "offloader", true), Fail, "ACL SETUSER offloader +replicaof +role +info")
 		s.Do("ACL", "SETUSER", "offloader", "+replicaof", "+role")
 		says(comeback(t, s, "offloader", true, archive.StartReborn), OK, "comes back")
+		for _, right := range []string{"replicaof", "role", "info"} {
+			s.Do("ACL", "SETUSER", "offloader", "-"+right)
+			list := comeback(t, s, "offloader", true, archive.StartReborn)
+			says(list, Fail, "may not do there what a rebirth takes, so it would not come back by itself: "+strings.ToUpper(right)+" (NOPERM")
+			says(list, Fail, "ACL SETUSER offloader +replicaof +role +info")
+			require.Empty(t, named(list, "rebirth", OK))
+			s.Do("ACL", "SETUSER", "offloader", "+"+right)
+		}
+		s.Do("ACL", "SETUSER", "offloader", "-config|get", "-role")
+		says(comeback(t, s, "offloader", true), Fail, "ROLE (NOPERM")
+		says(comeback(t, s, "offloader", true), Warn, "doesn't tell its settings")
 
 		replica := enginetest.Start(t, kind, "--replicaof", fmt.Sprintf("127.0.0.1 %d", s.Port()))
 		says(comeback(t, replica, "", false), Warn, "it is a replica of "+s.Addr())
