@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
 	"github.com/offloader/offloader/test/blackbox"
@@ -155,5 +156,47 @@ func TestRebirthBesideAReplicaThatRefuses(t *testing.T) {
 	require.Equal(t, "slave", m.Info("replication")["role"])
 	other.Do("REPLICAOF", "127.0.0.1", m.port)
 	m.reborn(2)
+	require.Equal(t, digest, m.Digest())
+}
+
+// TestRebirthBesideAnotherDaemon: another daemon archives the same source, and holds what this one doesn't, as WAIT has
+// confirmed. It can't be the master, and what it holds is nobody's to throw away: the server is reborn through that one.
+func TestRebirthBesideAnotherDaemon(t *testing.T) {
+	t.Parallel()
+	m := newMortal(t, enginetest.Any(t))
+	port := enginetest.FreePort(t)
+	other := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources: [{name: cache, address: %q, username: offloader, password: secret, relay: {listen: "127.0.0.1:%d", username: replica, password: "of the relay"}}]
+spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
+stores: [{type: disk, path: $DIR/archive}]
+`, m.Addr(), port))
+	other.Streaming("cache")
+	require.Eventually(t, func() bool { return strings.Contains(m.kept(), "127.0.0.1:") }, 20*time.Second, 20*time.Millisecond)
+	m.d.Signal(unix.SIGSTOP)
+	for n := range 24 { // more than the two kernels keep for it
+		m.Do("SET", fmt.Sprint("large", n), strings.Repeat("x", 1<<20))
+	}
+	acknowledged(t, m.Server, 1)
+	digest := m.Digest()
+	m.Kill()
+	m.d.Signal(unix.SIGCONT)
+	m.Restart()
+	s := m.waits("another Offloader, at 127.0.0.1:")
+	require.Contains(t, s.Why, "bytes more than are durable here")
+	require.Contains(t, s.Hint, "restart the server as a replica of that one's relay")
+	require.Contains(t, s.Hint, "promote --source cache --latest")
+	require.Equal(t, "slave", m.Info("replication")["role"])
+
+	m.Kill()
+	m.Restart("--replicaof", fmt.Sprintf("127.0.0.1 %d", port))
+	other.Until("cache", "it is reborn", func(s blackbox.SourceStatus) bool { return s.Rebirths == 1 && s.State == "streaming" })
+	require.Equal(t, digest, m.Digest())
+
+	m.d.Streaming("cache")
+	m.d.Durable("cache", m.Offset())
+	other.Kill() // it might be ahead for all that is known, and is no server that could be the master
+	m.Kill()
+	m.Restart()
+	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -188,7 +187,7 @@ func (k *keeper) disguised(ctx context.Context, f syncer.Follower, replicas []re
 			attached = append(attached, r.Address)
 		}
 	}
-	for i, a := range k.askAll(ctx, attached) {
+	for i, a := range k.want.askAll(ctx, attached) {
 		if a.err == nil && a.master.RunID == f.RunID {
 			return mistaken("it follows this relay, and says there that it is %s, while the source's address leads to %s", attached[i], f.Remote)
 		}
@@ -205,16 +204,16 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	asked = slices.DeleteFunc(slices.Compact(asked), func(address string) bool { return address == except || address == k.want.Address })
 	at, _, _ := net.SplitHostPort(except)
 	name, _, _ := net.SplitHostPort(k.want.Address)
-	answers := k.askAll(ctx, asked)
+	answers := k.want.askAll(ctx, asked)
 	follow := k.following(time.Now()) // after they were asked: who leaves the relay to be a master is not excused by what it was before
 	var all []rebirth.Server
 	for i, a := range answers {
-		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) || a.master.Name == "offloader" { // another archive can't become a master
+		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) {
 			continue
 		}
 		m := a.master
 		host, _, _ := net.SplitHostPort(asked[i])
-		all = append(all, rebirth.Server{Address: asked[i], Host: host == at || host == name, Err: a.err, Refuses: a.refuses(), Follows: follow[asked[i]], Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
+		all = append(all, rebirth.Server{Address: asked[i], Host: host == at || host == name, Err: a.err, Refuses: a.refuses(), Follows: follow[asked[i]], Archive: m.Name == "offloader", Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
 	}
 	return all
 }
@@ -252,44 +251,6 @@ func (k *keeper) namesakes(ctx context.Context) (all []string) {
 		}
 	}
 	return all
-}
-
-// answer is what a server said of itself, or why it didn't.
-type answer struct {
-	master syncer.Master
-	err    error
-}
-
-// errNoInfo says that a server lets us in, and tells nothing.
-var errNoInfo = errors.New("INFO is not permitted")
-
-// refuses tells that a server is there and doesn't let us ask: one that is silent may be anything.
-func (a answer) refuses() bool {
-	kind := syncer.KindOf(a.err)
-	return errors.Is(a.err, errNoInfo) || kind == syncer.KindPassword || kind == syncer.KindPermission
-}
-
-// askAll asks servers what they are, all at once.
-func (k *keeper) askAll(ctx context.Context, addresses []string) []answer {
-	answers := make([]answer, len(addresses))
-	var asked sync.WaitGroup
-	for i, address := range addresses {
-		asked.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, askFor)
-			defer cancel()
-			o := k.want.link() // a replica has its master's users
-			o.Address, o.Announce, o.DialTimeout = address, syncer.Announce{}, askFor
-			w := syncer.NewWatch(o)
-			defer w.Close()
-			m, err := w.Look(ctx)
-			if err == nil && !m.Permitted {
-				err = errNoInfo
-			}
-			answers[i] = answer{m, err}
-		})
-	}
-	asked.Wait()
-	return answers
 }
 
 // heard is told when a replica has come, and when it may have all. Only the source's engine is a reason for the link
@@ -340,7 +301,7 @@ func (k *keeper) isDue(now time.Time) bool {
 func (k *keeper) isAnother(ctx context.Context, link syncer.Status) bool {
 	was := link.Master
 	same := func(a answer) bool { return a.master.RunID == was.RunID && a.master.Role == was.Role }
-	all := k.askAll(ctx, []string{k.want.Address, link.Remote})
+	all := k.want.askAll(ctx, []string{k.want.Address, link.Remote})
 	named, linked := all[0], all[1]
 	return was.Permitted && named.err == nil && !same(named) && (linked.err != nil || !same(linked))
 }

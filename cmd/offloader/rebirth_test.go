@@ -83,7 +83,7 @@ func TestWhoRefusesToBeAsked(t *testing.T) {
 	k := &keeper{want: want{Source: config.Source{Username: "offloader", Password: "secret"}}}
 	all := []string{knows.Addr(), stranger.Addr(), gone.Addr(), silent.Addr().String()}
 	refuse := func() (who []bool) {
-		for _, a := range k.askAll(t.Context(), all) {
+		for _, a := range k.want.askAll(t.Context(), all) {
 			who = append(who, a.refuses())
 		}
 		return who
@@ -182,7 +182,7 @@ func TestWhomALinkLeadsTo(t *testing.T) {
 	kind := enginetest.Any(t)
 	s, other := enginetest.Start(t, kind), enginetest.Start(t, kind)
 	k := &keeper{want: want{Source: config.Source{Name: "cache", Address: s.Addr()}}, own: map[string]bool{}}
-	link := syncer.Status{Remote: s.Addr(), Master: k.askAll(t.Context(), []string{s.Addr()})[0].master}
+	link := syncer.Status{Remote: s.Addr(), Master: k.want.askAll(t.Context(), []string{s.Addr()})[0].master}
 	require.False(t, k.isAnother(t.Context(), link), "it is the same")
 	k.want.Address = other.Addr()
 	require.False(t, k.isAnother(t.Context(), link), "it has another name by now")

@@ -66,6 +66,7 @@ type Server struct {
 	Err     error // why it could not be asked. One that nobody runs is not among the Others
 	Refuses bool  // that is its own word: it is there, and doesn't let us ask
 	Follows bool  // the relay, at this moment: then it is a replica, and has nothing that we have not
+	Archive bool  // it is another daemon, which can't become a master, and may hold more all the same
 	Master  bool
 	ReplID  stream.ReplID
 	Left    stream.ReplID // the history that it went on from under ReplID, "" where there is none
@@ -165,6 +166,9 @@ func Feed(f Facts) Verdict {
 			return wait("see what "+o.Address+" is; "+f.overrule(), "replica %s may have become the master, and can't be asked: %v", o.Address, o.Err)
 		case o.Master:
 			return wait("have one of the two follow the other, or name that one as the source; "+f.overrule(), "%s, which was of its replicas or has its name, is a master now", o.Address)
+		case o.Archive && o.ReplID == f.ReplID && o.At > f.End:
+			return wait("restart the server as a replica of that one's relay, which brings these back; "+f.overrule()+", without these",
+				"another Offloader, at %s, has %s more than are durable here", o.Address, some(int64(o.At-f.End), "byte"))
 		case (o.ReplID == f.ReplID || o.Left == f.ReplID) && o.At > f.End:
 			return wait("promote that one, and name it as the source; "+f.overrule()+", without these", "replica %s has %s more than are durable here", o.Address, some(int64(o.At-f.End), "byte"))
 		}

@@ -72,6 +72,9 @@ func TestJudge(t *testing.T) {
 		{"another master", other(Server{Master: true}), "is a master now", true},
 		{"another is ahead", other(Server{ReplID: ours, At: 701}), "1 byte more", true},
 		{"another is ahead, under an id that came later", other(Server{ReplID: "x", Left: ours, At: 701}), "1 byte more", true},
+		{"another archive is ahead", other(Server{Archive: true, ReplID: ours, At: 701}), "another Offloader, at h:1, has 1 byte more", true},
+		{"another archive has the same", other(Server{Archive: true, ReplID: ours, At: 700}), "", true},
+		{"another archive, of another history", other(Server{Archive: true, ReplID: "x", At: 701}), "", true},
 		{"another went on, with nothing new", other(Server{ReplID: "x", Left: ours, At: 700}), "", true},
 		{"it may not be asked", func(f *Facts) { f.Engine = Engine{Untold: "ROLE", Attached: true} }, "not be asked for ROLE", false},
 		{"another doesn't tell", other(Server{Err: errors.New("timeout")}), "can't be asked", true},
@@ -125,7 +128,7 @@ func TestNothingUncertainIsPromoted(t *testing.T) {
 		if flag("silent") {
 			o.Err, o.Host, o.Refuses = errors.New("silent"), flag("at its host"), flag("refuses")
 		}
-		o.Follows = flag("follows")
+		o.Follows, o.Archive = flag("follows"), flag("archive")
 		f.Others = func() []Server { return []Server{o} }
 		words := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Word {
 			w := Word{Names: "h:2", Source: rapid.Bool().Draw(t, "source"), Epoch: rapid.Uint64Max(3).Draw(t, "epoch")}
