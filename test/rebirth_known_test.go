@@ -147,6 +147,19 @@ func TestRebirthBesideAReplicaThatRefuses(t *testing.T) {
 	m.reborn(1)
 	require.Equal(t, digest, m.Digest())
 
+	// Beside the relay it may have more: check says so before that matters.
+	check := func() string { return found(t, m.d.Run("check", "--json"), "rebirth") }
+	require.Contains(t, check(), "ok if it dies and is started again, it comes back with all that is durable")
+	other.Do("REPLICAOF", "127.0.0.1", m.Port())
+	other.Do("CONFIG", "SET", "masteruser", "", "masterauth", "")
+	require.Eventually(t, func() bool { return other.Info("replication")["master_link_status"] == "up" }, 20*time.Second, 20*time.Millisecond)
+	require.Contains(t, check(), "warn replica "+other.Addr()+" of the master doesn't let our user ask what it is")
+	require.NotContains(t, check(), "comes back with all")
+	other.Do("ACL", "SETUSER", "offloader", "on", ">secret", "+info", "+role")
+	require.Contains(t, check(), "ok replicas that follow the master itself and let us ask them: 1")
+	require.Contains(t, check(), "ok if it dies and is started again, it comes back with all that is durable")
+	other.Do("ACL", "DELUSER", "offloader")
+
 	other.Do("REPLICAOF", "NO", "ONE") // nobody may see that it is a master now
 	m.Kill()
 	m.Restart()
@@ -154,6 +167,7 @@ func TestRebirthBesideAReplicaThatRefuses(t *testing.T) {
 	require.Contains(t, s.Why, "WRONGPASS")
 	require.Contains(t, s.Hint, "+info +role")
 	require.Equal(t, "slave", m.Info("replication")["role"])
+	other.Do("CONFIG", "SET", "masteruser", "replica", "masterauth", "of the relay")
 	other.Do("REPLICAOF", "127.0.0.1", m.port)
 	m.reborn(2)
 	require.Equal(t, digest, m.Digest())

@@ -133,7 +133,10 @@ stores: [{type: disk, path: $DIR/archive}]
 	d.Streaming("cache")
 	s.Do("SET", "k", "v")
 	d.Durable("cache", s.Offset())
+	require.NotContains(t, found(t, d.Run("check", "--json"), "rebirth"), "is not the source's address")
 
+	s.Do("CONFIG", "SET", "replica-announce-port", 0)
+	require.Contains(t, found(t, d.Run("check", "--json"), "rebirth"), "fail as a replica it would tell the relay that it is "+s.Addr()+", which is not the source's address")
 	s.Kill()
 	s.Restart()
 	m.waits("says there that it is " + s.Addr())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/offloader/offloader/internal/rebirth"
 	"github.com/offloader/offloader/internal/syncer"
 )
 
@@ -21,6 +22,12 @@ var errNoInfo = errors.New("INFO is not permitted")
 func (a answer) refuses() bool {
 	kind := syncer.KindOf(a.err)
 	return errors.Is(a.err, errNoInfo) || kind == syncer.KindPassword || kind == syncer.KindPermission
+}
+
+// server is what a rebirth goes by, of what is there.
+func (a answer) server(address string) rebirth.Server {
+	m := a.master
+	return rebirth.Server{Address: address, Err: a.err, Refuses: a.refuses(), Archive: m.Name == "offloader", Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset}
 }
 
 // askAll asks servers what they are, all at once.

@@ -13,10 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/check"
 	"github.com/offloader/offloader/internal/config"
-	"github.com/offloader/offloader/internal/engine"
 	"github.com/offloader/offloader/internal/stale"
 )
 
@@ -146,37 +144,6 @@ func (a *app) ask(ctx context.Context, s config.Source, c *config.Config, us che
 		}
 	}
 	return master
-}
-
-// rebirthOf tells whether a source that has a relay would come back through it.
-func rebirthOf(ctx context.Context, s config.Source, c *config.Config, m asked, cats []*archive.Catalog) []check.Finding {
-	if s.Relay == nil || m.facts == nil { // what keeps it from being asked is said
-		return nil
-	}
-	back, err := m.master.AskComeback(ctx, m.facts)
-	if err != nil {
-		return []check.Finding{failed("rebirth", err)}
-	}
-	product, version := m.facts.Product()
-	_, unable := engine.FindLike(ctx, product, version, engines(c))
-	if unable == nil {
-		_, unable = engine.Room(m.facts.Dataset())
-	}
-	return check.AdviseRebirth(back, s.Username, check.Through{
-		Listen: s.Relay.Listen, Login: s.Relay.Username, Password: string(s.Relay.Password), Start: lastStart(cats), Replay: unable,
-	})
-}
-
-// lastStart tells how a source's server was last started. It takes all stores to know which timeline is the last: one
-// that lags ends with another.
-func lastStart(cats []*archive.Catalog) archive.Start {
-	var all archive.Catalog
-	for _, c := range cats {
-		for _, t := range c.Timelines {
-			all.Add(t)
-		}
-	}
-	return all.LastStart()
 }
 
 // failed is an error as a finding.

@@ -211,9 +211,10 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 		if errors.Is(a.err, syscall.ECONNREFUSED) || a.err != nil && !slices.Contains(known, asked[i]) {
 			continue
 		}
-		m := a.master
-		host, _, _ := net.SplitHostPort(asked[i])
-		all = append(all, rebirth.Server{Address: asked[i], Host: host == at || host == name, Err: a.err, Refuses: a.refuses(), Follows: follow[asked[i]], Archive: m.Name == "offloader", Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset})
+		o := a.server(asked[i])
+		host, _, _ := net.SplitHostPort(o.Address)
+		o.Host, o.Follows = host == at || host == name, follow[o.Address]
+		all = append(all, o)
 	}
 	return all
 }

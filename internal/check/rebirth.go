@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/offloader/offloader/internal/archive"
+	"github.com/offloader/offloader/internal/rebirth"
 	"github.com/offloader/offloader/internal/relay"
 )
 
@@ -25,10 +27,14 @@ type Comeback struct {
 	Refused  []string          // what a rebirth asks of it and it doesn't let us: the command, with its words
 	Dump     string            // a dump.rdb that it would load, "" where none is seen
 	Unseen   string            // why it can't be seen whether there is one, "" where it can
+	Says     string            // where it would tell the relay that it listens, if that isn't the source's address
 }
 
 // comebackSettings are what is looked at.
-var comebackSettings = []string{"save", "appendonly", "replica-serve-stale-data", "replica-read-only", "dir", "dbfilename", "masterauth", "masteruser"}
+var comebackSettings = []string{
+	"save", "appendonly", "replica-serve-stale-data", "replica-read-only", "dir", "dbfilename", "masterauth", "masteruser",
+	"port", "tls-port", "tls-replication", "replica-announce-ip", "replica-announce-port",
+}
 
 // AskComeback asks a master how it would come back. Nothing changes there.
 func (m Master) AskComeback(ctx context.Context, f *Facts) (*Comeback, error) {
@@ -67,7 +73,32 @@ func (m Master) askComeback(ctx context.Context, conn *redis.Conn, f *Facts) (*C
 	if dir, name := c.Config["dir"], c.Config["dbfilename"]; dir != "" && name != "" {
 		c.lookFor(ctx, m.Address, dir, name)
 	}
+	c.announces(ctx, m.Address)
 	return c, ctx.Err()
+}
+
+// announces finds out whether it would tell the relay another address than the source has (replication.c:
+// syncWithMaster): then it is taken for another server. Where it tells none, the relay sees where it comes from.
+func (c *Comeback) announces(ctx context.Context, address string) {
+	host, _, _ := net.SplitHostPort(address)
+	port, ip := c.Config["port"], c.Config["replica-announce-ip"]
+	if tls := c.Config["tls-port"]; c.Config["tls-replication"] == "yes" && atoi(tls) != 0 {
+		port = tls
+	}
+	if told := c.Config["replica-announce-port"]; atoi(told) != 0 {
+		port = told
+	}
+	if port == "" {
+		return // it doesn't tell its settings
+	}
+	if ip == "" {
+		ip = host
+	} else if all, err := net.DefaultResolver.LookupHost(ctx, host); err == nil && slices.Contains(all, ip) {
+		ip = host
+	}
+	if says := net.JoinHostPort(ip, port); says != address {
+		c.Says = says
+	}
 }
 
 // tryRights finds out what a rebirth would be refused: where the server stands is told by INFO and ROLE, and REPLICAOF
@@ -113,6 +144,9 @@ type Through struct {
 	Password string // "": it wants none
 	Start    archive.Start
 	Replay   error // why no scratch engine could replay what is behind a snapshot, nil where one can
+
+	Beside []rebirth.Server // replicas that follow the master itself, asked as they are before a rebirth
+	More   int              // of these that were not asked
 }
 
 // AdviseRebirth says whether a source that has a relay would be reborn, and what to change. It can't be seen from
@@ -164,6 +198,11 @@ func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 	if has := c.Config["masteruser"]; r.Password != "" && cmp.Or(has, "default") != cmp.Or(r.Login, "default") {
 		out.add(Fail, name, "CONFIG SET masteruser '"+r.Login+"', and in its configuration file", "the relay wants the user %q, and as its replica the master gives %q", cmp.Or(r.Login, "default"), cmp.Or(has, "default"))
 	}
+	if c.Says != "" {
+		out.add(Fail, name, "CONFIG SET replica-announce-ip and replica-announce-port there to the source's address, and in its configuration file; or give the source the address that it tells",
+			"as a replica it would tell the relay that it is %s, which is not the source's address: it is taken for another server, and not reborn", c.Says)
+	}
+	others, held := r.beside(user)
 	const look = "look at what starts it (`systemctl cat` of its unit: --replicaof %s has to stand there), and restart it once at a quiet hour: then it is proved"
 	switch {
 	case len(out) > 0:
@@ -172,9 +211,10 @@ func AdviseRebirth(c *Comeback, user string, r Through) []Finding {
 	case r.Start == archive.StartUnseen:
 		out.add(Warn, name, fmt.Sprintf(look, relayAt(r.Listen)),
 			"it has the settings of a server that is reborn; whether a restart has it follow the relay on %s can't be seen while it runs", r.Listen)
-	default:
+	case !held:
 		out.ok(name, "if it dies and is started again, it comes back with all that is durable: it follows the relay on %s until it has that", r.Listen)
 	}
+	out = append(out, others...)
 	if r.Replay != nil {
 		out.add(Warn, name, "have the engine's package beside the daemon, not started, and memory free for the dataset; with young snapshots it is short (docs/limits.md)",
 			"while it comes back its clients get an error until a snapshot is loaded, and then read what is old until it has applied the stream behind that: no scratch engine can do so before (%v)", r.Replay)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/offloader/offloader/internal/archive"
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/rebirth"
 )
 
 func comeback(t *testing.T, s *enginetest.Server, user string, password bool, start ...archive.Start) []Finding {
@@ -82,6 +84,14 @@ func TestRebirthReadiness(t *testing.T) {
 		says(comeback(t, s, "", true, archive.StartReborn), Fail, "takes writes that nobody archives")
 		s.Do("CONFIG", "SET", "replica-read-only", "yes")
 
+		s.Do("CONFIG", "SET", "replica-announce-port", "7000")
+		says(comeback(t, s, "", true, archive.StartReborn), Fail, "that it is 127.0.0.1:7000, which is not the source's address")
+		s.Do("CONFIG", "SET", "replica-announce-port", s.Port(), "replica-announce-ip", "10.9.8.7")
+		says(comeback(t, s, "", true, archive.StartReborn), Fail, fmt.Sprintf("that it is 10.9.8.7:%d, which is not the source's address", s.Port()))
+		s.Do("CONFIG", "SET", "replica-announce-ip", "127.0.0.1")
+		says(comeback(t, s, "", true, archive.StartReborn), OK, "comes back")
+		s.Do("CONFIG", "SET", "replica-announce-port", 0, "replica-announce-ip", "")
+
 		s.Do("ACL", "SETUSER", "offloader", "on", ">pw", "resetkeys", "resetchannels", "+psync", "+replconf", "+ping", "+info", "+config|get")
 		says(comeback(t, s, "offloader", true), Fail, "ACL SETUSER offloader +replicaof +role +info")
 		s.Do("ACL", "SETUSER", "offloader", "+replicaof", "+role")
@@ -137,4 +147,51 @@ func TestWhereADumpLies(t *testing.T) {
 	list = AdviseRebirth(&c, "", Through{Listen: "10.0.0.9:6390", Start: archive.StartReborn, Replay: errors.New("there is no valkey here")})
 	require.Len(t, named(list, "rebirth", Warn), 2)
 	require.Contains(t, list[1].Message, "read what is old until it has applied the stream behind that: no scratch engine can do so before (there is no valkey here)")
+}
+
+// Where a server would say that it is follows the engine's own rule.
+func TestWhereItSaysThatItIs(t *testing.T) {
+	for _, row := range []struct{ address, port, tlsPort, tls, announcedIP, announcedPort, says string }{
+		{"10.0.0.5:6379", "6379", "0", "no", "", "0", ""},
+		{"10.0.0.5:6379", "6380", "0", "no", "", "0", "10.0.0.5:6380"},
+		{"10.0.0.5:6379", "6380", "0", "no", "", "6379", ""},
+		{"10.0.0.5:6380", "6379", "6380", "yes", "", "0", ""},
+		{"10.0.0.5:6380", "6379", "6380", "no", "", "0", "10.0.0.5:6379"},
+		{"localhost:6379", "6379", "0", "no", "127.0.0.1", "0", ""},
+		{"localhost:6379", "6379", "0", "no", "localhost", "0", ""},
+		{"127.0.0.1:6379", "6379", "0", "no", "localhost", "0", "localhost:6379"},
+		{"10.0.0.5:6379", "", "", "", "", "", ""},
+	} {
+		c := Comeback{Config: map[string]string{"port": row.port, "tls-port": row.tlsPort, "tls-replication": row.tls, "replica-announce-ip": row.announcedIP, "replica-announce-port": row.announcedPort}}
+		c.announces(t.Context(), row.address)
+		require.Equal(t, row.says, c.Says, row)
+	}
+}
+
+// Replicas beside the relay are said, and one that can't be asked is not overlooked.
+func TestReplicasBesideTheRelay(t *testing.T) {
+	advise := func(more int, beside ...rebirth.Server) []Finding {
+		c := Comeback{Config: map[string]string{"replica-serve-stale-data": "no"}}
+		return AdviseRebirth(&c, "offloader", Through{Listen: "10.0.0.9:6390", Start: archive.StartReborn, Beside: beside, More: more})
+	}
+	list := advise(3, rebirth.Server{Address: "h:1", ReplID: "x"}, rebirth.Server{Address: "h:2", Archive: true})
+	require.Len(t, list, 3)
+	require.Len(t, named(list, "rebirth", OK), 3)
+	require.Contains(t, list[0].Message, "comes back")
+	require.Contains(t, list[1].Message, "ask them: 1.")
+	require.Contains(t, list[2].Message, "not asked, beyond these: 3")
+	for _, row := range []struct {
+		server     rebirth.Server
+		says, hint string
+	}{
+		{rebirth.Server{Address: "h:1", Err: errors.New("WRONGPASS"), Refuses: true}, "replica h:1 of the master doesn't let our user ask", "ACL SETUSER offloader on '>PASSWORD' +info +role"},
+		{rebirth.Server{Address: "h:1", Err: fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}, "that it is h:1, where nobody listens", "replica-announce-ip"},
+		{rebirth.Server{Address: "h:1", Err: errors.New("no answer")}, "replica h:1 of the master can't be asked what it is", "attach it to the relay"},
+	} {
+		list := advise(0, row.server)
+		require.Len(t, list, 1, "nothing is ok")
+		require.Equal(t, Warn, list[0].Level)
+		require.Contains(t, list[0].Message, row.says)
+		require.Contains(t, list[0].Hint, row.hint)
+	}
 }
