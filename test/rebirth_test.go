@@ -308,6 +308,7 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 				working(t, m.Server, 300)
 				good := m.still(t)
 				since := m.d.Source("cache").Since
+				m.d.Until("cache", "what a rebirth would take", func(s blackbox.SourceStatus) bool { return s.Rebirth != nil })
 				m.d.Until("cache", "it is known what it holds", func(s blackbox.SourceStatus) bool { return s.Known != nil && s.Known.Keys > 50 })
 				m.Kill()
 				m.Restart("--replicaof", "no one") // as if the option had been forgotten
@@ -318,6 +319,7 @@ func TestRebirthOfWhatIsSuspect(t *testing.T) {
 				m.Restart()
 				s := m.waits("suspect")
 				require.Contains(t, s.Hint, "release")
+				require.Nil(t, s.Rebirth, "however long one waits")
 				require.Equal(t, "slave", m.Info("replication")["role"])
 				if word == "release" {
 					m.d.Do("release", "--source", "cache")

@@ -147,6 +147,26 @@ stores: [{type: disk, path: $DIR/archive}]
 	require.Equal(t, "v", s.Do("GET", "k"))
 }
 
+// TestNoRebirthOfACluster: an engine in cluster mode follows nobody, so nobody is told how long that would take.
+func TestNoRebirthOfACluster(t *testing.T) {
+	t.Parallel()
+	kind := nth(t, 1)
+	single, shard := enginetest.Start(t, kind), enginetest.Start(t, kind, "--cluster-enabled", "yes")
+	shard.Do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+	d := blackbox.StartWith(t, t.TempDir(), fmt.Sprintf(`
+sources:
+  - {name: single, address: %q, relay: {listen: "127.0.0.1:%d"}}
+  - {name: shard, address: %q, relay: {listen: "127.0.0.1:%d"}}
+spool: {path: $DIR/spool, max_size: 64MiB, min_free: 1%%}
+stores: [{type: disk, path: $DIR/archive}]
+`, single.Addr(), enginetest.FreePort(t), shard.Addr(), enginetest.FreePort(t)))
+	d.Streaming("shard")
+	d.Until("single", "what a rebirth would take", func(s blackbox.SourceStatus) bool { return s.Rebirth != nil })
+	require.Nil(t, d.Source("shard").Rebirth)
+	require.NotContains(t, d.Get("/metrics"), `offloader_rebirth_predicted_seconds{source="shard"}`)
+	require.Contains(t, found(t, d.Run("check", "--json"), "rebirth"), "fail it is in cluster mode")
+}
+
 // TestRebirthOfAChainedSource: a source that follows a master of its own is archived and left alone. Does it come back as
 // our replica, that master is still there: nothing is promoted beside it.
 func TestRebirthOfAChainedSource(t *testing.T) {

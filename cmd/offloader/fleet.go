@@ -331,6 +331,9 @@ func (k *keeper) status(now time.Time) httpapi.Source {
 	k.mu.Unlock()
 	s := httpapi.Source{Status: src.Status(now)}
 	s.Relay, s.Replicas, s.Rebirth = k.relayStatus()
+	if s.Suspect != nil || src.Link().Master.Cluster { // it doesn't come back by itself, however long one waits
+		s.Rebirth = nil
+	}
 	if failed != nil {
 		s.Ended, s.State, s.Phase = failed.Error(), "waiting", syncer.Waiting
 		s.Why, s.Until = "to try again", stream.TimeOf(again)

@@ -1,6 +1,7 @@
 package syncer
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"strconv"
@@ -24,6 +25,7 @@ type Master struct {
 	Role      string // "master", or "slave": then it relays the stream of Upstream
 	Upstream  string // host:port of its own master
 
+	Cluster bool // it is a shard of a cluster, where nobody follows us
 	Loading bool // it reads its dataset
 	Reborn  bool // it was our replica, and we have made it the master; nothing of its stream has come since
 
@@ -87,6 +89,9 @@ func (m *Master) info(text string) {
 	number("repl_backlog_first_byte_offset", (*int64)(&m.BacklogFirst))
 	number("repl_backlog_histlen", &m.BacklogLen)
 	number("repl_backlog_size", &m.BacklogSize)
+	if v := cmp.Or(field["redis_mode"], field["server_mode"]); v != "" { // the latter is valkey's
+		m.Cluster = v == "cluster"
+	}
 	if v := field["loading"]; v != "" {
 		m.Loading = v == "1"
 	}
