@@ -65,6 +65,11 @@ func TestServe(t *testing.T) {
 			host, port := s.At()
 			replica := enginetest.Start(t, kind, "--replicaof", host+" "+port)
 			reaches(t, replica, s.Offset)
+			if c.offset == last.offset {
+				r := d.Run("restore", "--latest", "--to", "redis://"+s.Listen)
+				require.Equal(t, 1, r.Code, r)
+				require.Contains(t, r.Stderr, "what answers there is Offloader")
+			}
 			require.Equal(t, id, replica.Info("replication")["master_replid"])
 			c.becomes(t, replica)
 			s.Stop()

@@ -103,7 +103,9 @@ func (a *app) restore(ctx context.Context, f restoreFlags, given func(string) bo
 	err = replay.Run(ctx, o.load(source), request, func(ctx context.Context, r *replay.Replay) (err error) {
 		switch {
 		case f.to != "" && f.dryRun:
-			report, err = running.Describe(r, server)
+			if report, err = running.Describe(r, server); err == nil {
+				report.Notes = append(report.Notes, "the server was not asked: whether it can be reached, and is empty, the restore itself tells before it writes")
+			}
 		case f.to != "":
 			report, err = running.To(ctx, r, running.Options{
 				Server: server, Conflict: conflict, Load: o.load(source), Now: options.Now, Progress: show, Logger: a.quietLogger(),

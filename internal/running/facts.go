@@ -2,6 +2,7 @@ package running
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -21,6 +22,9 @@ type facts struct {
 	major, minor int
 	keys         map[int]int64 // per database, empty ones left out
 }
+
+// errOffloader says that what answers keeps no data.
+var errOffloader = errors.New("what answers there is Offloader, a relay or the port that it announces, and holds no data")
 
 // ask asks a server, or a node of a cluster.
 func ask(ctx context.Context, c *redis.Client) (facts, error) {
@@ -42,6 +46,9 @@ func ask(ctx context.Context, c *redis.Client) (facts, error) {
 				f.keys[db] = keys
 			}
 		}
+	}
+	if f.info["server_name"] == "offloader" {
+		return facts{}, errOffloader
 	}
 	version := f.info["redis_version"]
 	if v := f.info["valkey_version"]; v != "" {

@@ -14,7 +14,9 @@ import (
 // look finds out what the server is, and whether it may be written to.
 func (t *target) look(ctx context.Context) error {
 	var err error
-	if t.about, err = ask(ctx, t.client); err != nil {
+	if t.about, err = ask(ctx, t.client); errors.Is(err, errOffloader) {
+		return t.errorf("name the server that is to hold the data; from a relay it gets them by REPLICAOF", "%v", err)
+	} else if err != nil {
 		return t.failed("it doesn't tell what it is", err)
 	}
 	if t.about.loading() {
