@@ -24,10 +24,13 @@ func (a answer) refuses() bool {
 	return errors.Is(a.err, errNoInfo) || kind == syncer.KindPassword || kind == syncer.KindPermission
 }
 
+// archive tells that it is another daemon, or our own.
+func (a answer) archive() bool { return a.master.Name == "offloader" }
+
 // server is what a rebirth goes by, of what is there.
 func (a answer) server(address string) rebirth.Server {
 	m := a.master
-	return rebirth.Server{Address: address, Err: a.err, Refuses: a.refuses(), Archive: m.Name == "offloader", Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset}
+	return rebirth.Server{Address: address, Err: a.err, Refuses: a.refuses(), Archive: a.archive(), Master: m.Role == "master", ReplID: m.ReplID, Left: m.ReplID2, At: m.Offset}
 }
 
 // askAll asks servers what they are, all at once.
@@ -40,15 +43,26 @@ func (w want) askAll(ctx context.Context, addresses []string) []answer {
 			defer cancel()
 			o := w.link() // a replica has its master's users
 			o.Address, o.Announce, o.DialTimeout = address, syncer.Announce{}, askFor
-			watch := syncer.NewWatch(o)
-			defer watch.Close()
-			m, err := watch.Look(ctx)
-			if err == nil && !m.Permitted {
-				err = errNoInfo
+			a := look(ctx, o)
+			if o.TLS != nil && syncer.KindOf(a.err) == syncer.KindTLS { // the port that a daemon tells the master is plain, and wants no password
+				o.TLS, o.Username, o.Password = nil, "", nil
+				if plain := look(ctx, o); plain.err == nil && plain.archive() {
+					a = plain
+				}
 			}
-			answers[i] = answer{m, err}
+			answers[i] = a
 		})
 	}
 	asked.Wait()
 	return answers
+}
+
+func look(ctx context.Context, o syncer.Options) answer {
+	w := syncer.NewWatch(o)
+	defer w.Close()
+	m, err := w.Look(ctx)
+	if err == nil && !m.Permitted {
+		err = errNoInfo
+	}
+	return answer{m, err}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"sync"
@@ -93,6 +95,27 @@ func TestWhoRefusesToBeAsked(t *testing.T) {
 	knows.Do("ACL", "SETUSER", "offloader", "-info")
 	require.Equal(t, []bool{true, true, false, false}, refuse())
 	require.Empty(t, k.following(time.Now()), "there is no relay")
+}
+
+// TestWhatADaemonIsAskedWithout: the port that a daemon tells a master speaks no TLS, and is found to be one where the source has it.
+func TestWhatADaemonIsAskedWithout(t *testing.T) {
+	s := enginetest.Start(t, enginetest.Any(t))
+	l, err := relay.Listen("127.0.0.1:0", relay.Options{Describe: func() relay.Info { return relay.Info{Offset: 7} }, Login: relay.Login{}})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var runs sync.WaitGroup
+	runs.Go(func() { _ = l.Run(ctx) })
+	defer runs.Wait()
+	defer cancel()
+	w := want{Source: config.Source{Username: "offloader", Password: "secret"}, tls: &tls.Config{}}
+	for range 2 {
+		all := w.askAll(t.Context(), []string{l.Addr(), s.Addr()})
+		require.NoError(t, all[0].err)
+		require.True(t, all[0].archive())
+		require.EqualValues(t, 7, all[0].server(l.Addr()).At)
+		require.Error(t, all[1].err, "that is no daemon")
+		w.tls = nil
+	}
 }
 
 // What a rebirth would take: a second, the snapshot at the rate of the last copy, the log at that of the stream behind it.
