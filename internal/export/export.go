@@ -101,6 +101,9 @@ func write(ctx context.Context, o Options, p Point, rdb io.Reader) (*written, er
 		return nil, err // impossible: it was parsed as a template
 	}
 	st, name, err := to.open(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, &WriteError{to.String(), err}
 	}
