@@ -247,7 +247,6 @@ type keeper struct {
 
 	relay *relay.Listener // nil while none is open
 	shut  error           // why it isn't, though it should be
-	own   map[string]bool // of its replicas, by address: it came from the source's address
 	asked time.Time       // when the source was last asked whether it is another server by now
 
 	able      atomic.Bool // to replay: there is an engine, as far as is known
@@ -264,7 +263,7 @@ func (f *fleet) keep(ctx context.Context, w want) *keeper {
 	o := f.options
 	o.Name, o.Link, o.Metrics = w.Name, w.link(), f.metrics.Acks(w.Name)
 	o.Link.Turns = f.turns
-	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), own: map[string]bool{}, engines: f.scratch, relayAt: f.relayAt, spool: o.Spool}
+	k := &keeper{want: w, log: f.log.With("source", w.Name), ended: make(chan struct{}), engines: f.scratch, relayAt: f.relayAt, spool: o.Spool}
 	k.make = func() *source.Source { return source.New(o) }
 	if w.Relay != nil {
 		o.Link.Follower, o.Followers = k.follower, k.followers

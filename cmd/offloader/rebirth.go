@@ -53,6 +53,7 @@ func (k *keeper) follower(ctx context.Context, f syncer.Follower) (syncer.Fate, 
 	facts.Engine = rebirth.Engine{
 		ReplID: f.ReplID, Up: f.State == "connected", At: f.Offset, Keys: f.Keys, Loading: f.Loading, Untold: f.Untold,
 		Attached: r.State != relay.Away, Copying: r.State == relay.Copying, Acked: r.Offset, Waits: k.replaying.Load(),
+		PutOff: r.PutOff, Remedy: r.Hint,
 	}
 	return k.decided(facts.Order, rebirth.Judge(facts))
 }
@@ -91,13 +92,6 @@ func (k *keeper) facts(ctx context.Context, engine string) rebirth.Facts {
 
 // admit keeps the source's own engine from getting data while it must not become the master.
 func (k *keeper) admit(ctx context.Context, address string) *relay.LaterError {
-	own := k.atSource(ctx, address)
-	k.mu.Lock()
-	k.own[address] = own
-	k.mu.Unlock()
-	if !own {
-		return nil
-	}
 	if v := rebirth.Feed(k.facts(ctx, address)); !v.Promote {
 		return &relay.LaterError{Why: v.Why}
 	}
@@ -244,11 +238,9 @@ func (k *keeper) namesakes(ctx context.Context) (all []string) {
 	for _, host := range hosts {
 		all = append(all, net.JoinHostPort(host, port))
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for address, own := range k.own {
-		if own {
-			all = append(all, address)
+	for _, r := range k.replicas() {
+		if r.Own {
+			all = append(all, r.Address)
 		}
 	}
 	return all
@@ -257,11 +249,11 @@ func (k *keeper) namesakes(ctx context.Context) (all []string) {
 // heard is told when a replica has come, and when it may have all. Only the source's engine is a reason for the link
 // to hurry: with others it would come back to a master that is away as often as they acknowledge. And it can't follow us
 // and be what our link leads to.
-func (k *keeper) heard(address string, acked stream.Offset) {
+func (k *keeper) heard(address string, own bool, acked stream.Offset) {
 	src := k.current()
 	switch link := src.Link(); link.Phase {
 	case syncer.Saving, syncer.Receiving, syncer.Streaming:
-		if k.mayBeOwn(address, acked) && k.isDue(time.Now()) && k.isAnother(context.Background(), link) {
+		if own && k.isDue(time.Now()) && k.isAnother(context.Background(), link) {
 			src.Doubt(link.Connected)
 		}
 		return
@@ -269,20 +261,10 @@ func (k *keeper) heard(address string, acked stream.Offset) {
 		return
 	case syncer.Waiting, syncer.Connecting, syncer.Handshake:
 	}
-	if (acked < 0 || src.Ends(acked)) && k.atSource(context.Background(), address) {
+	// The name may lead there only by now.
+	if (acked < 0 || src.Ends(acked)) && (own || k.atSource(context.Background(), address)) {
 		src.Hurry()
 	}
-}
-
-// mayBeOwn tells whether a replica is at the source's address. What was found out when it came is enough for what it
-// acknowledges: under load it does so a thousand times a second, and a name costs a question each time.
-func (k *keeper) mayBeOwn(address string, acked stream.Offset) bool {
-	if acked < 0 {
-		return k.atSource(context.Background(), address)
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.own[address]
 }
 
 // isDue lets the source be asked once a second, whatever comes to the relay and says that it is the source.

@@ -204,7 +204,7 @@ func TestWhatASentinelSays(t *testing.T) {
 func TestWhomALinkLeadsTo(t *testing.T) {
 	kind := enginetest.Any(t)
 	s, other := enginetest.Start(t, kind), enginetest.Start(t, kind)
-	k := &keeper{want: want{Source: config.Source{Name: "cache", Address: s.Addr()}}, own: map[string]bool{}}
+	k := &keeper{want: want{Source: config.Source{Name: "cache", Address: s.Addr()}}}
 	link := syncer.Status{Remote: s.Addr(), Master: k.want.askAll(t.Context(), []string{s.Addr()})[0].master}
 	require.False(t, k.isAnother(t.Context(), link), "it is the same")
 	k.want.Address = other.Addr()
@@ -220,11 +220,7 @@ func TestWhomALinkLeadsTo(t *testing.T) {
 	s.Restart()
 	require.True(t, k.isAnother(t.Context(), link), "it was started anew")
 
-	// However often one acknowledges: no name is looked up for that, and the source is asked once a second.
-	require.True(t, k.mayBeOwn(s.Addr(), -1))
-	require.False(t, k.mayBeOwn(s.Addr(), 7), "it has not been let in")
-	k.own[s.Addr()] = true
-	require.True(t, k.mayBeOwn(s.Addr(), 7))
+	// However often one acknowledges, the source is asked once a second.
 	now := time.Now()
 	require.True(t, k.isDue(now))
 	require.False(t, k.isDue(now.Add(999*time.Millisecond)))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,14 +28,13 @@ func (k *keeper) serveReplicas(ctx context.Context) {
 	o := relay.Options{
 		Describe: func() relay.Info { return k.current().Describe() },
 		Archive:  from,
+		Own:      k.atSource,
 		Admit:    k.admit,
 		Heard:    k.heard,
-		Instead: func(ctx context.Context, address string, c *relay.Copy) *relay.Copy {
-			return k.whole(ctx, from, address, c)
-		},
-		Login:  relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
-		TLS:    k.want.relay,
-		Logger: k.log,
+		Instead:  func(ctx context.Context, c *relay.Copy) *relay.Copy { return k.whole(ctx, from, c) },
+		Login:    relay.Login{Username: k.want.Relay.Username, Password: string(k.want.Relay.Password)},
+		TLS:      k.want.relay,
+		Logger:   k.log,
 	}
 	for pause := retryFirst; ; pause = min(2*pause, retryLongest) {
 		l, err := relay.Listen(k.want.Relay.Listen, o)
@@ -82,23 +82,16 @@ func (k *keeper) listener() *relay.Listener {
 
 // followers are the relay's replicas, those that are away too, but for the source's own server: where that has gone from
 // one address, it is not another one.
-func (k *keeper) followers() (others []relay.Replica) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	known := map[string]bool{}
-	if k.relay != nil {
-		for _, r := range k.relay.Replicas() {
-			own, told := k.own[r.Address]
-			if told {
-				known[r.Address] = own
-			}
-			if told && !own {
-				others = append(others, r)
-			}
-		}
+func (k *keeper) followers() []relay.Replica {
+	return slices.DeleteFunc(k.replicas(), func(r relay.Replica) bool { return r.Own })
+}
+
+// replicas are the relay's, those that are away too; none while it isn't open.
+func (k *keeper) replicas() []relay.Replica {
+	if l := k.listener(); l != nil {
+		return l.Replicas()
 	}
-	k.own = known
-	return others
+	return nil
 }
 
 // relayStatus is nil where there is to be no relay.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/offloader/offloader/internal/heartbeat"
 	"github.com/offloader/offloader/internal/httpapi"
+	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/stale"
 	"github.com/offloader/offloader/internal/stream"
@@ -200,12 +201,15 @@ func (a *app) details(s httpapi.Source, now time.Time) [][]cell {
 	}
 	for _, r := range s.Replicas {
 		who := r.Address
-		if who == s.Master {
+		if r.Own {
 			who += ", the source itself,"
 		}
 		text := fmt.Sprintf("%s %s since %s", who, r.State, moment(r.Since, now))
 		if r.AckTime != 0 {
 			text += fmt.Sprintf(", acknowledged %s, %s behind", count(int64(r.Offset)), size(int64(s.Durable-r.Offset)))
+		}
+		if r.State == relay.Away && r.PutOff != "" && !r.Own { // that one's is why the source waits
+			text += ", put off: " + r.PutOff
 		}
 		add("replica", "%s", text)
 	}

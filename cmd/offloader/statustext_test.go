@@ -63,7 +63,8 @@ func TestStatusTellsOfAges(t *testing.T) {
 func TestStatusOfASourceThatWaits(t *testing.T) {
 	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	s := httpapi.Source{Status: source.Status{Master: "10.0.0.5:6379", State: "waiting", Why: "for its rebirth: nothing is archived of it", Hint: "say it"}}
-	s.Replicas = []relay.Replica{{Address: "10.0.0.5:6379", State: relay.Away, Since: stream.TimeOf(now)}, {Address: "10.0.0.6:6379", State: relay.Online, Since: stream.TimeOf(now)}}
+	s.Replicas = []relay.Replica{{Address: "10.0.0.5:6379", State: relay.Away, Since: stream.TimeOf(now), Own: true, PutOff: "later"},
+		{Address: "10.0.0.6:6379", State: relay.Online, Since: stream.TimeOf(now)}, {Address: "10.0.0.7:6379", State: relay.Away, Since: stream.TimeOf(now), PutOff: "it is too old"}}
 	told := func() (lines []string) {
 		for _, row := range new(app).details(s, now) {
 			line := ""
@@ -77,6 +78,7 @@ func TestStatusOfASourceThatWaits(t *testing.T) {
 	require.Equal(t, []string{"link|waiting for its rebirth: nothing is archived of it|", "|→ say it|"}, told()[1:3])
 	require.Contains(t, told(), "replica|10.0.0.5:6379, the source itself, away since 12:00:00|")
 	require.Contains(t, told(), "replica|10.0.0.6:6379 online since 12:00:00|")
+	require.Contains(t, told(), "replica|10.0.0.7:6379 away since 12:00:00, put off: it is too old|")
 	s.State = "syncing"
 	require.NotContains(t, told(), "|→ say it|", "it is over")
 }

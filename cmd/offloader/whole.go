@@ -29,13 +29,7 @@ const (
 // whole gives the source's own server an RDB of where it is to be, in place of a snapshot and the stream behind it:
 // while it applied that, its clients would read what was true earlier, or nothing where a key came later. Where there
 // is no engine to make it with, or that would take too long, it gets what there is.
-func (k *keeper) whole(ctx context.Context, from *feed.Feed, address string, c *relay.Copy) *relay.Copy {
-	k.mu.Lock()
-	own := k.own[address]
-	k.mu.Unlock()
-	if !own {
-		return c
-	}
+func (k *keeper) whole(ctx context.Context, from *feed.Feed, c *relay.Copy) *relay.Copy {
 	end, err := k.current().End(ctx)
 	behind := int64(end.Offset - c.Offset)
 	if err != nil || behind <= unseen {

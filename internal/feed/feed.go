@@ -223,7 +223,8 @@ func (f *Feed) Copy(ctx context.Context) (*relay.Copy, error) {
 				after = time.Now().Add(-relistAfter)
 				continue
 			}
-			return nil, &relay.LaterError{Why: fmt.Sprintf("no snapshot leads to offset %d of timeline %s", head.Durable, head.Timeline)}
+			return nil, &relay.LaterError{Why: fmt.Sprintf("no snapshot leads to offset %d of timeline %s", head.Durable, head.Timeline),
+				Do: "`offloader verify` says what is damaged or missing; have it back from another copy of the archive, and restart the daemon"}
 		}
 		c, err := f.open(ctx, head, *s)
 		if err == nil || try >= tries || !f.goneOrDamaged(err, s.without) {

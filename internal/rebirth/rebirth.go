@@ -57,6 +57,8 @@ type Engine struct {
 	Copying  bool          // and gets a full copy
 	Waits    bool          // for that, until a scratch engine has replayed what is behind the snapshot
 	Acked    stream.Offset // that it acknowledged last
+	PutOff   string        // why the relay last put it off, and what ends that
+	Remedy   string
 }
 
 // Server is another one that is known to have followed the source.
@@ -123,6 +125,8 @@ func Judge(f Facts) Verdict {
 		return wait("", "a scratch engine replays what is behind the snapshot, so that nobody reads what is old")
 	case e.Loading:
 		return wait("", "it loads the snapshot")
+	case !e.Attached && e.PutOff != "":
+		return wait(e.Remedy, "the relay has put it off: %s", e.PutOff)
 	case !e.Attached:
 		return wait("", "it is not attached to the relay yet")
 	case e.Copying:

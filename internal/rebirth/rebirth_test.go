@@ -67,6 +67,8 @@ func TestJudge(t *testing.T) {
 		{"link down", func(f *Facts) { f.Engine.Up = false }, "of 700", false},
 		{"loading", func(f *Facts) { f.Engine.Loading = true }, "loads", false},
 		{"away", func(f *Facts) { f.Engine.Attached = false }, "not attached", false},
+		{"put off by the relay", func(f *Facts) { f.Engine.Attached, f.Engine.PutOff = false, "later" }, "put it off: later", false},
+		{"put off before", func(f *Facts) { f.Engine.PutOff = "later" }, "", true},
 		{"copying", func(f *Facts) { f.Engine.Copying = true }, "full copy", false},
 		{"ahead", func(f *Facts) { f.Engine.At = 701 }, "only what is before 700", true},
 		{"another master", other(Server{Master: true}), "is a master now", true},

@@ -45,6 +45,12 @@ func (c *Copy) close() error { return errors.Join(c.RDB.Close(), c.Stream.Close(
 var ErrFork = errors.New("the replica's history is not held")
 
 // A LaterError says why a replica can't be served now. It will ask again.
-type LaterError struct{ Why string }
+type LaterError struct {
+	Why string
+	Do  string // what ends that; "": it goes by
+}
 
 func (e *LaterError) Error() string { return e.Why }
+
+// Hint says what to do.
+func (e *LaterError) Hint() string { return e.Do }

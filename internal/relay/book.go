@@ -2,6 +2,7 @@ package relay
 
 import (
 	"cmp"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -20,7 +21,10 @@ type Replica struct {
 	Version      string        `json:"version,omitempty"`
 	FullSyncs    int64         `json:"full_syncs"`
 	PartialSyncs int64         `json:"partial_syncs"`
-	SentBytes    int64         `json:"sent_bytes"` // of RDBs and of the stream
+	SentBytes    int64         `json:"sent_bytes"`        // of RDBs and of the stream
+	Own          bool          `json:"own,omitempty"`     // it is the source's own engine
+	PutOff       string        `json:"put_off,omitempty"` // why it was, last; "": it has loaded what it got since
+	Hint         string        `json:"hint,omitempty"`    // what ends that
 }
 
 // Listens tells whether it is a server, that can be asked what it is. A tool gives no port.
@@ -41,6 +45,9 @@ const (
 	// maxCopies is how many full syncs run at once. The others ask again each second, and who has asked for
 	// longest is next.
 	maxCopies = 16
+	// reserved is how many more of each are for the source's own engine, which others wait for: an earlier connection of
+	// its own may not be seen to have ended.
+	reserved = 4
 	// stillAsks is how long after its last try a replica still counts as waiting.
 	stillAsks = 5 * time.Second
 	// maxKnown is how many replicas are remembered, those that are away too.
@@ -50,6 +57,8 @@ const (
 	freeCopies  = 3
 	copyPause   = 2 * time.Second
 	longestWait = time.Minute
+	// ownWait is the longest for the source's own engine. It may have died while it loaded, each time.
+	ownWait = 5 * time.Second
 )
 
 // book knows the replicas, by address.
@@ -109,24 +118,38 @@ func (b *book) list(now time.Time) []Replica {
 	return all
 }
 
-// attach takes note that a replica comes, for the nth time, unless there are too many. leave has to follow.
-func (b *book) attach(address, version string, now time.Time) (n int, later *LaterError) {
+// attach takes note that a replica comes, for the nth time. Unless there are too many, leave has to follow.
+func (b *book) attach(address, version string, own bool, now time.Time) (n int, later *LaterError) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.serving >= maxReplicas {
-		return 0, &LaterError{"as many replicas are attached as are served at once"}
-	}
-	b.serving++
 	e := b.known[address]
 	if e == nil {
 		b.forgetOne()
 		e = &entry{Replica: Replica{Address: address, State: Away, Since: stream.TimeOf(now)}}
 		b.known[address] = e
 	}
+	if e.conns == 0 && now.Sub(e.Since.Go()) > stillAsks { // that was another time
+		e.PutOff, e.Hint = "", ""
+	}
+	e.Own, e.Version = own, version
+	if b.serving >= e.places(maxReplicas) {
+		if e.conns == 0 {
+			e.Since = stream.TimeOf(now)
+		}
+		return 0, &LaterError{Why: "as many replicas are attached as are served at once"}
+	}
+	b.serving++
 	e.conns++
 	e.came++
-	e.Version = version
 	return e.came, nil
+}
+
+// places are how many there are for a replica, of those for all.
+func (e *entry) places(all int) int {
+	if e.Own {
+		return all + reserved
+	}
+	return all
 }
 
 // forgetOne makes room for one more: of those that are away, it forgets the one that is so longest.
@@ -165,13 +188,14 @@ func (b *book) beginCopy(address string, now time.Time) *LaterError {
 	e := b.known[address]
 	switch {
 	case now.Before(e.next):
-		return &LaterError{"this replica got several full copies and could load none of them: see its log. It gets another one later"}
-	case b.copying+b.before(e, now) >= maxCopies:
+		return &LaterError{Why: "this replica got several full copies and could load none of them. It gets another one later",
+			Do: "see its log: it says why, or where it died; an older engine, or another product, can't load the snapshot"}
+	case b.copying+b.before(e, now) >= e.places(maxCopies):
 		if !e.waiting(now) {
 			e.waits = now
 		}
 		e.asked = now
-		return &LaterError{"as many full syncs are running as are served at once"}
+		return &LaterError{Why: "as many full syncs are running as are served at once"}
 	}
 	e.waits = time.Time{}
 	b.copying++
@@ -182,8 +206,11 @@ func (e *entry) waiting(now time.Time) bool {
 	return !e.waits.IsZero() && now.Sub(e.asked) < stillAsks
 }
 
-// before counts those who wait and came before e.
+// before counts those who wait and came before e. The source's own engine doesn't stand in line.
 func (b *book) before(e *entry, now time.Time) (n int) {
+	if e.Own {
+		return 0
+	}
 	for _, o := range b.known {
 		if o != e && o.waiting(now) && (!e.waiting(now) || o.waits.Before(e.waits)) {
 			n++
@@ -205,7 +232,11 @@ func (b *book) gets(address string, n int, bytes int64, loads bool, now time.Tim
 	if loads {
 		e.failed++
 		if e.failed >= freeCopies {
-			e.next = now.Add(min(longestWait, copyPause<<min(e.failed-freeCopies, 10)))
+			longest := longestWait
+			if e.Own {
+				longest = ownWait
+			}
+			e.next = now.Add(min(longest, copyPause<<min(e.failed-freeCopies, 10)))
 		}
 	}
 	e.State, e.Since, e.load = Copying, stream.TimeOf(now), load{began: now, bytes: bytes}
@@ -246,6 +277,7 @@ func (b *book) acked(address string, at stream.Offset, now time.Time) {
 	b.measure(e, at, now)
 	e.Offset, e.AckTime = at, stream.TimeOf(now)
 	e.failed, e.next = 0, time.Time{}
+	e.PutOff, e.Hint = "", ""
 }
 
 // measure takes the rates of a full copy from what is acknowledged: until it has caught up, there is more for
@@ -274,6 +306,20 @@ func (b *book) measured() Rates {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.rates
+}
+
+// putOff takes note of why the archive has nothing for a replica.
+func (b *book) putOff(address string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.known[address]
+	if e == nil || errors.Is(err, net.ErrClosed) { // it has left by itself
+		return
+	}
+	e.PutOff, e.Hint = err.Error(), ""
+	if h := interface{ Hint() string }(nil); errors.As(err, &h) {
+		e.Hint = h.Hint()
+	}
 }
 
 // tell tells whether something is news of a replica: the log of one that asks each second stays short.

@@ -75,7 +75,7 @@ func TestTheLastConnectionCounts(t *testing.T) {
 // comes has a replica attach.
 func comes(t *testing.T, b *book, address string, now time.Time) int {
 	t.Helper()
-	n, later := b.attach(address, "", now)
+	n, later := b.attach(address, "", false, now)
 	require.Nil(t, later)
 	return n
 }
@@ -101,7 +101,7 @@ func TestTheBookIsBounded(t *testing.T) {
 	for i := range maxReplicas {
 		comes(t, b, fmt.Sprint("r", i), now)
 	}
-	_, later := b.attach("more", "", now)
+	_, later := b.attach("more", "", false, now)
 	require.ErrorContains(t, later, "as many replicas are attached")
 	require.Len(t, b.list(now), maxKnown)
 }

@@ -24,23 +24,21 @@ func (p *peer) fullSync(ctx context.Context, cancel context.CancelCauseFunc, add
 	defer copied()
 	var full *Copy
 	err := p.awaited(ctx, cancel, func() (err error) {
-		if full, err = p.l.o.Archive.Copy(ctx); err != nil {
-			return err
+		if full, err = p.l.o.Archive.Copy(ctx); err == nil && p.replica.own && p.l.o.Instead != nil {
+			full = p.l.o.Instead(ctx, full)
 		}
-		if p.l.o.Instead != nil {
-			full = p.l.o.Instead(ctx, address, full)
-		}
-		if later := p.l.o.Admit(ctx, address); later != nil { // minutes may have passed since it was let in
-			return errors.Join(later, full.close())
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return p.putOff(address, err)
 	}
-	if why := p.replica.cant(full); why != "" {
+	if no := p.unfed(ctx, cancel, address); no != nil { // minutes may have passed since it was asked
 		_ = full.close()
-		return p.putOff(address, errors.New(why))
+		return no
+	}
+	if err := p.replica.cant(full); err != nil {
+		_ = full.close()
+		return p.putOff(address, err)
 	}
 	p.leaving = true
 	book.gets(address, p.came, full.Bytes, p.replica.loads(), time.Now())
@@ -60,15 +58,17 @@ func (p *peer) fullSync(ctx context.Context, cancel context.CancelCauseFunc, add
 	return nil
 }
 
-// cant says why a copy is not for this peer, "" where it is.
-func (r asReplica) cant(full *Copy) (why string) {
+// cant says why a copy is not for this peer, nil where it is.
+func (r asReplica) cant(full *Copy) error {
 	switch {
 	case r.rdbOnly && full.End > full.Offset:
-		return fmt.Sprintf("an RDB alone would be of offset %d, and %d is served: use REPLICAOF, or restore --format rdb", full.Offset, full.End)
+		return fmt.Errorf("an RDB alone would be of offset %d, and %d is served: use REPLICAOF, or restore --format rdb", full.Offset, full.End)
 	case r.loads():
-		return loads(r.version, full.RDBVersion)
+		if why := loads(r.version, full.RDBVersion); why != "" {
+			return &versionError{why}
+		}
 	}
-	return ""
+	return nil
 }
 
 // sendRDB sends the RDB as it is. Nobody says anything meanwhile, so what is taken is the sign of life. The

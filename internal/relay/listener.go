@@ -19,6 +19,7 @@ package relay
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -66,12 +67,14 @@ type Options struct {
 	Login    Login        // of those who connect
 	TLS      *tls.Config  // nil for plain connections
 	Logger   *slog.Logger // nil: silent
-	// Admit says no to a replica that is to get nothing yet; nil: all do.
+	// Own tells whether a replica is the source's own engine, which finds a place where no other does; nil: none is.
+	Own func(ctx context.Context, address string) bool
+	// Admit says no to the source's own engine while it is to get nothing; nil: it never is.
 	Admit func(ctx context.Context, address string) *LaterError
-	// Instead may have another copy for a replica than the one that was opened, which it closes then; nil: never.
-	Instead func(ctx context.Context, address string, c *Copy) *Copy
+	// Instead may have another copy for it than the one that was opened, which it closes then; nil: never.
+	Instead func(ctx context.Context, c *Copy) *Copy
 	// Heard is told of each replica that comes, with -1, and of each acknowledgement; nil: nobody is.
-	Heard func(address string, acked stream.Offset)
+	Heard func(address string, own bool, acked stream.Offset)
 	// Hello is told what Sentinels say; nil: nobody is.
 	Hello func(Hello)
 }
@@ -106,11 +109,14 @@ func newListener(ln net.Listener, o Options) *Listener {
 	if o.Describe == nil {
 		o.Describe = func() Info { return Info{} }
 	}
+	if o.Own == nil {
+		o.Own = func(context.Context, string) bool { return false }
+	}
 	if o.Admit == nil {
 		o.Admit = func(context.Context, string) *LaterError { return nil }
 	}
 	if o.Heard == nil {
-		o.Heard = func(string, stream.Offset) {}
+		o.Heard = func(string, bool, stream.Offset) {}
 	}
 	if o.Hello == nil {
 		o.Hello = func(Hello) {}
@@ -199,9 +205,6 @@ func (l *Listener) accept(ctx context.Context, g *errgroup.Group) error {
 		}
 		p := newPeer(l, nc)
 		if !l.admit(ctx, p) {
-			if l.o.TLS == nil { // that would begin with a handshake, and here is no time for it
-				p.say(reply("-ERR max number of clients reached"))
-			}
 			p.hangUp()
 			continue
 		}
@@ -215,29 +218,41 @@ func (l *Listener) accept(ctx context.Context, g *errgroup.Group) error {
 	}
 }
 
-// admit makes room for p, or tells that there is none. Who has not given the password makes room for
-// those who come later.
+// admit lets p in, and makes room for it, unless ctx has ended.
 func (l *Listener) admit(ctx context.Context, p *peer) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.peers) >= maxConns {
-		var oldest *peer
-		for o := range l.peers {
-			if !o.admitted.Load() && (oldest == nil || o.since.Before(oldest.since)) {
-				oldest = o
-			}
-		}
-		if oldest == nil {
-			return false
-		}
-		oldest.hangUp()
-		delete(l.peers, oldest)
-	}
 	if ctx.Err() != nil {
 		return false
 	}
+	if len(l.peers) >= maxConns {
+		quiet := l.quietest()
+		quiet.hangUp()
+		delete(l.peers, quiet)
+	}
 	l.peers[p] = struct{}{}
 	return true
+}
+
+// quietest is who makes room for those who come later. Replicas are not asked to, and can't have all places. Those who have
+// given the password and those who have not are two camps, of which the larger one gives way, so that neither keeps the other
+// out; and in it the one who has been silent for longest: who is about to attach has just come, and stays.
+func (l *Listener) quietest() *peer {
+	var in, out []*peer
+	for p := range l.peers {
+		switch {
+		case p.attached.Load():
+		case p.admitted.Load():
+			in = append(in, p)
+		default:
+			out = append(out, p)
+		}
+	}
+	camp := out
+	if len(in) > len(out) {
+		camp = in
+	}
+	return slices.MinFunc(camp, func(a, b *peer) int { return cmp.Compare(a.active.Load(), b.active.Load()) })
 }
 
 // publish hands a message to all who subscribed to the channel, and counts them. Sentinels find
@@ -264,8 +279,10 @@ type peer struct {
 	in    *bufio.Reader
 	since time.Time
 
-	admitted atomic.Bool // it has given the password, or there is none
-	sending  atomic.Bool // it is a replica and gets the stream
+	admitted atomic.Bool  // it has given the password, or there is none
+	attached atomic.Bool  // it is a replica, and in the book
+	sending  atomic.Bool  // it gets the stream
+	active   atomic.Int64 // when it last said something, or was told, in Unix nanoseconds
 
 	// Only serve touches these.
 	queued  []command // after MULTI
@@ -286,6 +303,7 @@ func newPeer(l *Listener, nc net.Conn) *peer {
 	p := &peer{l: l, nc: nc, since: time.Now()}
 	p.in = bufio.NewReaderSize(p, maxLine)
 	p.admitted.Store(!l.o.Login.needed())
+	p.active.Store(p.since.UnixNano())
 	return p
 }
 
@@ -327,7 +345,9 @@ func (p *peer) serve(ctx context.Context) {
 func (p *peer) say(b []byte) bool {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	if p.nc.SetWriteDeadline(time.Now().Add(stall)) != nil {
+	now := time.Now()
+	p.active.Store(now.UnixNano())
+	if p.nc.SetWriteDeadline(now.Add(stall)) != nil {
 		return false
 	}
 	if _, err := p.nc.Write(b); err != nil {

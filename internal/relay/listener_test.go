@@ -161,21 +161,47 @@ func TestNonsense(t *testing.T) {
 	require.Equal(t, "+PONG\r\n", ask(t, l, "PING\r\n"), "others are not disturbed")
 }
 
+// Who comes finds a place, of so many: that of the one who has been silent for longest. Neither those who know the password nor
+// those who don't drive the others out.
 func TestNoMoreConnectionsThanThereIsRoomFor(t *testing.T) {
-	l := running(t, Options{})
-	var held []net.Conn
-	for range maxConns {
-		nc := dial(t, l)
-		_, err := io.WriteString(nc, "PING\r\n")
-		require.NoError(t, err)
-		_, err = io.ReadFull(nc, make([]byte, len("+PONG\r\n")))
-		require.NoError(t, err)
-		held = append(held, nc)
-	}
-	got, _ := io.ReadAll(dial(t, l))
-	require.Equal(t, "-ERR max number of clients reached\r\n", string(got))
-	require.NoError(t, held[0].Close())
-	require.Eventually(t, func() bool { return ask(t, l, "PING\r\n") == "+PONG\r\n" }, 10*time.Second, 5*time.Millisecond)
+	t.Run("of those who need no password", func(t *testing.T) {
+		l := running(t, Options{})
+		var held []net.Conn
+		for range maxConns {
+			nc, _ := answered(t, l, "PING\r\n")
+			held = append(held, nc)
+		}
+		hear(t, held[0], "PING\r\n", "+PONG\r\n")
+		_, _ = answered(t, l, "PING\r\n")
+		got, _ := io.ReadAll(held[1])
+		require.Empty(t, got, "it had been silent for longest")
+		hear(t, held[0], "PING\r\n", "+PONG\r\n")
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		require.LessOrEqual(t, len(l.peers), maxConns)
+	})
+	t.Run("of others", func(t *testing.T) {
+		l := running(t, Options{Login: Login{Password: "sesame"}})
+		come := func(n int, say string) (all []net.Conn) {
+			for range n {
+				nc, _ := answered(t, l, say)
+				all = append(all, nc)
+			}
+			return all
+		}
+		stay := func(all []net.Conn) {
+			for _, nc := range all {
+				hear(t, nc, "AUTH guess\r\n", "-WRONGPASS invalid username-password pair or user is disabled.\r\n")
+			}
+		}
+		few := come(maxConns/4, "AUTH sesame\r\n")
+		come(2*maxConns, "PING\r\n")
+		stay(few)
+		come(2*maxConns, "AUTH sesame\r\n")
+		few = come(maxConns/4, "PING\r\n")
+		come(2*maxConns, "AUTH sesame\r\n")
+		stay(few)
+	})
 }
 
 func TestSilentPeersAreLeft(t *testing.T) {

@@ -30,6 +30,7 @@ type asReplica struct {
 	ip      string
 	version string
 	rdbOnly bool // it wants an RDB and nothing behind it
+	own     bool // we have found that it is the source's own engine
 	old     bool // it has said SYNC: it is told no id, and acknowledges nothing
 }
 
@@ -95,25 +96,28 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 		}
 	}
 	address, book := p.listensAt(), p.l.book
-	var later *LaterError
-	if p.came, later = book.attach(address, p.replica.version, time.Now()); later != nil {
-		return p.putOff(address, later)
-	}
-	defer func() { book.leave(address, time.Now()) }()
-	p.l.o.Heard(address, -1)
 	// What is opened with it is read to the connection's end.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err := p.awaited(ctx, cancel, func() error {
-		if later := p.l.o.Admit(ctx, address); later != nil {
-			return later
-		}
+	if err := p.awaited(ctx, cancel, func() error {
+		p.replica.own = p.l.o.Own(ctx, address)
 		return nil
-	})
-	if err != nil {
+	}); err != nil {
 		return p.putOff(address, err)
 	}
-
+	var later *LaterError
+	if p.came, later = book.attach(address, p.replica.version, p.replica.own, time.Now()); later != nil {
+		return p.putOff(address, later)
+	}
+	p.attached.Store(true)
+	defer func() {
+		p.attached.Store(false)
+		book.leave(address, time.Now())
+	}()
+	p.l.o.Heard(address, p.replica.own, -1)
+	if no := p.unfed(ctx, cancel, address); no != nil {
+		return no
+	}
 	if at <= 0 || p.replica.rdbOnly {
 		return p.fullSync(ctx, cancel, address)
 	}
@@ -141,6 +145,24 @@ func (p *peer) replicate(ctx context.Context, c command) []byte {
 	return nil
 }
 
+// unfed is what the source's own engine is told where it is to get nothing now, nil where it is, and for others. Why it isn't, who
+// says so tells.
+func (p *peer) unfed(ctx context.Context, cancel context.CancelCauseFunc, address string) []byte {
+	if !p.replica.own {
+		return nil
+	}
+	err := p.awaited(ctx, cancel, func() error {
+		if later := p.l.o.Admit(ctx, address); later != nil {
+			return later
+		}
+		return nil
+	})
+	if err != nil {
+		return p.later(address, err)
+	}
+	return nil
+}
+
 // awaited has something opened that stores may take their time for. Meanwhile a replica gets a newline each
 // second: before an answer they are a sign of life that it doesn't count (replication.c,
 // slaveTryPartialResynchronization; pitfall 10). It ends with ctx, which is cancelled when that takes too
@@ -159,7 +181,7 @@ func (p *peer) awaited(ctx context.Context, cancel context.CancelCauseFunc, open
 			return err
 		case <-alive.C:
 			if time.Since(began) >= opening {
-				cancel(&LaterError{fmt.Sprintf("the archive could not be opened within %v", opening)})
+				cancel(&LaterError{Why: fmt.Sprintf("the archive could not be opened within %v", opening)})
 			} else if !p.say([]byte("\n")) {
 				cancel(net.ErrClosed)
 			}
@@ -167,9 +189,15 @@ func (p *peer) awaited(ctx context.Context, cancel context.CancelCauseFunc, open
 	}
 }
 
-// putOff says "later" in the one way that replicas understand: with their next try, a second from now,
-// they ask for the same (pitfall 19).
+// putOff says "later", and has it known why.
 func (p *peer) putOff(address string, err error) []byte {
+	p.l.book.putOff(address, err)
+	return p.later(address, err)
+}
+
+// later says so in the one way that replicas understand: with their next try, a second from now, they ask for
+// the same (pitfall 19).
+func (p *peer) later(address string, err error) []byte {
 	if p.l.book.tell(address, err.Error(), time.Now()) {
 		level := slog.LevelError
 		if errors.As(err, new(*LaterError)) {
@@ -253,7 +281,7 @@ func (p *peer) listenToReplica(address string) error {
 		at, err := strconv.ParseInt(c[2], 10, 64)
 		if err == nil && at >= 0 {
 			p.l.book.acked(address, stream.Offset(at), time.Now())
-			p.l.o.Heard(address, stream.Offset(at))
+			p.l.o.Heard(address, p.replica.own, stream.Offset(at))
 		}
 	}
 }
@@ -274,6 +302,7 @@ func (p *peer) seen() {
 func (p *peer) Read(b []byte) (int, error) {
 	n, err := p.nc.Read(b)
 	if n > 0 {
+		p.active.Store(time.Now().UnixNano())
 		p.seen()
 	}
 	return n, err

@@ -264,7 +264,7 @@ func TestReplicasArePutOff(t *testing.T) {
 		{"no offset", "PSYNC ? x\r\n", "-ERR value is not an integer or out of range\r\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := running(t, Options{Archive: &archived{err: &LaterError{"nothing yet"}}})
+			l := running(t, Options{Archive: &archived{err: &LaterError{Why: "nothing yet"}}})
 			require.Equal(t, c.want, ask(t, l, c.sent))
 		})
 	}

@@ -25,3 +25,13 @@ func loads(replica string, rdb int) (whyNot string) {
 	}
 	return ""
 }
+
+// A versionError says that a replica's engine is another product, or too old.
+type versionError struct{ what string }
+
+func (e *versionError) Error() string { return e.what }
+
+// Hint says what to do.
+func (e *versionError) Hint() string {
+	return "start it with the product and the version that the master had, or a newer one"
+}
