@@ -219,6 +219,7 @@ func TestRebirthWaitsForAStore(t *testing.T) {
 			})
 			require.Equal(t, "slave", m.Info("replication")["role"])
 			require.Error(t, m.error("SET", "k", "v"))
+			require.Contains(t, m.d.Run("promote", "--latest").Stderr, service.Endpoint(), "what has to answer before there is a word")
 			service.Restart()
 			m.reborn(1)
 			require.Equal(t, digest, m.Digest())

@@ -124,15 +124,19 @@ func (k *keeper) whoIs(ctx context.Context, f syncer.Follower, replicas []relay.
 	}
 	name, _, _ := net.SplitHostPort(k.want.Address)
 	var announced []string
+	served := f.State != "connect" && f.State != "connecting" // or it is put off, unless it has just started
 	for _, r := range replicas {
-		if r.State == relay.Away && (time.Since(r.Since.Go()) > seenFor || f.Untold != "") { // or it may be a master already
+		away := r.State == relay.Away
+		if away && (time.Since(r.Since.Go()) > seenFor || f.Untold != "") { // or it may be a master already
 			continue
 		}
 		h, p, err := net.SplitHostPort(r.Address)
 		if err == nil && p == at && (h == host || h == name) {
 			return r, true, wrong
 		}
-		announced = append(announced, r.Address)
+		if r.Listens() && (served && !away || !served && away && r.PutOff != "") {
+			announced = append(announced, r.Address)
+		}
 	}
 	switch follows := k.leadsTo(ctx, f.Upstream); {
 	case follows == "":
@@ -293,9 +297,9 @@ func (k *keeper) isAnother(ctx context.Context, link syncer.Status) bool {
 // what that was, and what was given up for it.
 func (k *keeper) promote(ctx context.Context, order rebirth.Order) (said string, err error) {
 	src := k.current()
-	switch st := src.Link(); {
-	case st.Rebirth == "" && st.Phase != syncer.Streaming && st.LastError != "": // a right that it lacks, perhaps
-		return "", fmt.Errorf("source %s doesn't wait for its rebirth: %s", k.want.Name, hinted(st.LastError, st.LastHint))
+	switch st, now := src.Link(), src.Status(time.Now()); {
+	case st.Rebirth == "" && now.Error != "": // a right that it lacks, perhaps, or a store that has to tell what was there before
+		return "", fmt.Errorf("source %s doesn't wait for its rebirth: %s", k.want.Name, hinted(now.Error, now.Hint))
 	case st.Rebirth == "":
 		return "", fmt.Errorf("source %s doesn't wait for its rebirth: it is no replica of the relay (see `offloader status`)", k.want.Name)
 	}

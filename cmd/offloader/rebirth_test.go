@@ -19,6 +19,7 @@ import (
 	"github.com/offloader/offloader/internal/relay"
 	"github.com/offloader/offloader/internal/source"
 	"github.com/offloader/offloader/internal/spool"
+	"github.com/offloader/offloader/internal/stream"
 	"github.com/offloader/offloader/internal/syncer"
 )
 
@@ -115,6 +116,38 @@ func TestWhatADaemonIsAskedWithout(t *testing.T) {
 		require.EqualValues(t, 7, all[0].server(l.Addr()).At)
 		require.Error(t, all[1].err, "that is no daemon")
 		w.tls = nil
+	}
+}
+
+// TestWhoTheServerIs: one that has just started is not taken for somebody who says that they are another; one that is put
+// off, or attached, under another address is.
+func TestWhoTheServerIs(t *testing.T) {
+	l, err := relay.Listen("127.0.0.1:0", relay.Options{})
+	require.NoError(t, err)
+	ended, end := context.WithCancel(t.Context())
+	end()
+	defer func() { require.ErrorIs(t, l.Run(ended), context.Canceled) }()
+	k := &keeper{want: want{Source: config.Source{Name: "cache", Address: "127.0.0.1:6379", Relay: &config.Relay{Listen: l.Addr()}}}}
+	now := stream.TimeOf(time.Now())
+	other := relay.Replica{Address: "127.0.0.1:6380", State: relay.Online, Since: now}
+	putOff := relay.Replica{Address: "172.17.0.2:6379", State: relay.Away, Since: now, PutOff: "later"}
+	tool := relay.Replica{Address: "127.0.0.1:0", State: relay.Online, Since: now}
+	itself := relay.Replica{Address: "127.0.0.1:6379", State: relay.Away, Since: now}
+	left := relay.Replica{Address: "127.0.0.1:6381", State: relay.Away, Since: now}
+	for _, row := range []struct {
+		state    string
+		replicas []relay.Replica
+		says     string // "": it is found
+	}{
+		{"connect", []relay.Replica{other, tool, left}, "is not attached to it yet"},
+		{"connecting", []relay.Replica{other, putOff}, "those who do say [172.17.0.2:6379]"},
+		{"sync", []relay.Replica{other, left}, "those who do say [127.0.0.1:6380]"},
+		{"connected", []relay.Replica{other, tool}, "those who do say [127.0.0.1:6380]"},
+		{"connect", []relay.Replica{other, putOff, itself}, ""},
+	} {
+		_, ours, wrong := k.whoIs(t.Context(), syncer.Follower{Remote: "127.0.0.1:6379", Upstream: l.Addr(), State: row.state}, row.replicas, l)
+		require.Equal(t, row.says == "", ours, row)
+		require.Contains(t, wrong.Why, row.says)
 	}
 }
 
