@@ -175,6 +175,6 @@ func TestRelayToTheEnginesOwnClient(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(said.String(), "by the client") }, 20*time.Second, 10*time.Millisecond, "%s", said)
 		require.NoError(t, cmd.Process.Kill())
 		<-ended
-		d.Until("cache", "it is gone", func(s blackbox.SourceStatus) bool { return s.Replicas[0].State == "away" })
+		d.Until("cache", "it is gone", func(s blackbox.SourceStatus) bool { return len(s.Replicas) == 0 })
 	})
 }

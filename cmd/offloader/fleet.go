@@ -329,7 +329,7 @@ func (k *keeper) status(now time.Time) httpapi.Source {
 	src, failed, again := k.source, k.failed, k.again
 	k.mu.Unlock()
 	s := httpapi.Source{Status: src.Status(now)}
-	s.Relay, s.Replicas, s.Rebirth = k.relayStatus()
+	s.Relay, s.Replicas, s.Rebirth = k.relayStatus(now)
 	if s.Suspect != nil || src.Link().Master.Cluster { // it doesn't come back by itself, however long one waits
 		s.Rebirth = nil
 	}

@@ -151,6 +151,24 @@ func TestWhoTheServerIs(t *testing.T) {
 	}
 }
 
+// A replica that has left is told of for an hour, a tool while it is there.
+func TestWhoIsGone(t *testing.T) {
+	now := time.Now()
+	for _, row := range []struct {
+		address, state string
+		ago            time.Duration
+		gone           bool
+	}{
+		{"10.0.0.6:6379", relay.Online, 2 * time.Hour, false},
+		{"10.0.0.6:6379", relay.Away, time.Minute, false},
+		{"10.0.0.6:6379", relay.Away, 2 * time.Hour, true},
+		{"10.0.0.6:0", relay.Copying, time.Minute, false},
+		{"10.0.0.6:0", relay.Away, time.Minute, true},
+	} {
+		require.Equal(t, row.gone, gone(relay.Replica{Address: row.address, State: row.state, Since: stream.TimeOf(now.Add(-row.ago))}, now), row)
+	}
+}
+
 // What a rebirth would take: a second, the snapshot at the rate of the last copy, the log at that of the stream behind it.
 func TestWhatARebirthWouldTake(t *testing.T) {
 	for _, row := range []struct {

@@ -13,6 +13,9 @@ import (
 	"github.com/offloader/offloader/internal/stream"
 )
 
+// toldFor is how long after it has left a replica is in the status: for as long it may come back, and may have become the master.
+const toldFor = time.Hour
+
 // serveReplicas keeps the source's relay open until ctx ends, whatever becomes of the source meanwhile. A
 // port that can't be opened is tried again: it may be another process's, or an address that is about to
 // come.
@@ -95,7 +98,7 @@ func (k *keeper) replicas() []relay.Replica {
 }
 
 // relayStatus is nil where there is to be no relay.
-func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica, *httpapi.Rebirth) {
+func (k *keeper) relayStatus(now time.Time) (*httpapi.Relay, []relay.Replica, *httpapi.Rebirth) {
 	if k.want.Relay == nil {
 		return nil, nil, nil
 	}
@@ -109,7 +112,12 @@ func (k *keeper) relayStatus() (*httpapi.Relay, []relay.Replica, *httpapi.Rebirt
 	if l == nil {
 		return r, nil, prediction
 	}
-	return r, l.Replicas(), prediction
+	return r, slices.DeleteFunc(l.Replicas(), func(r relay.Replica) bool { return gone(r, now) }), prediction
+}
+
+// gone tells whether a replica is told of no more: a tool has got what it wanted, and another one has left long ago.
+func gone(r relay.Replica, now time.Time) bool {
+	return r.State == relay.Away && (!r.Listens() || now.Sub(r.Since.Go()) > toldFor)
 }
 
 // live is what a keeper's source writes, for a feed.
