@@ -171,6 +171,25 @@ func TestRebirthBesideAReplicaThatRefuses(t *testing.T) {
 	other.Do("REPLICAOF", "127.0.0.1", m.port)
 	m.reborn(2)
 	require.Equal(t, digest, m.Digest())
+
+	// It gets a full copy, which it takes its time to load: so long it follows, too.
+	for i := range 500 {
+		m.Do("SET", fmt.Sprint("key:", i), noise(t, 2<<10))
+	}
+	digest = m.still(t)
+	m.d.Do("snapshot")
+	same(t, m.Server, other)
+	other.Do("CONFIG", "SET", "key-load-delay", 50_000, "loading-process-events-interval-bytes", 1024)
+	other.Do("REPLICAOF", "NO", "ONE")
+	other.Do("DEBUG", "CHANGE-REPL-ID")
+	other.Do("REPLICAOF", "127.0.0.1", m.port)
+	loads := func() bool { return other.Info("persistence")["loading"] == "1" }
+	require.Eventually(t, loads, 20*time.Second, 10*time.Millisecond)
+	m.Kill()
+	m.Restart()
+	m.reborn(3)
+	require.Equal(t, digest, m.Digest())
+	require.True(t, loads(), "still, or this shows nothing")
 }
 
 // TestRebirthBesideAnotherDaemon: another daemon archives the same source, and holds what this one doesn't, as WAIT has

@@ -22,8 +22,8 @@ const (
 	askFor = 2 * time.Second
 	// seenFor is how long after its last try a server that can't be served still counts as ours.
 	seenFor = 10 * time.Second
-	// acksFor is how long after its last acknowledgement a replica counts as one that follows: it gives one each second.
-	acksFor = 3 * time.Second
+	// livesFor is how long after its last sign of life a replica counts as one that follows: it gives one each second.
+	livesFor = 3 * time.Second
 	// promotes is how long a promotion that was decided may take.
 	promotes = 10 * time.Second
 )
@@ -217,16 +217,20 @@ func (k *keeper) others(ctx context.Context, except string) []rebirth.Server {
 	return all
 }
 
-// following tells the relay's replicas that get the stream, and have acknowledged some of it a moment ago: a connection may
-// be half open.
+// following tells the relay's replicas that get the stream, or a copy, and have shown a moment ago that they do: a connection
+// may be half open.
 func (k *keeper) following(now time.Time) map[string]bool {
 	follow := map[string]bool{}
 	if l := k.listener(); l != nil {
 		for _, r := range l.Replicas() {
-			follow[r.Address] = r.State == relay.Online && r.AckTime != 0 && now.Sub(r.AckTime.Go()) < acksFor
+			follow[r.Address] = follows(r, now)
 		}
 	}
 	return follow
+}
+
+func follows(r relay.Replica, now time.Time) bool {
+	return r.State != relay.Away && now.Sub(r.Seen.Go()) < livesFor
 }
 
 // namesakes are all addresses that the source's name has, or had when its server came to the relay: another server may be the

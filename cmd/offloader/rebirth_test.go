@@ -151,6 +151,25 @@ func TestWhoTheServerIs(t *testing.T) {
 	}
 }
 
+// A replica follows while it gets a copy, or the stream, and lives.
+func TestWhoFollows(t *testing.T) {
+	now := time.Now()
+	for _, row := range []struct {
+		state   string
+		ago     time.Duration
+		follows bool
+	}{
+		{relay.Online, time.Second, true},
+		{relay.Copying, time.Second, true},
+		{relay.Away, time.Second, false},
+		{relay.Online, livesFor, false},
+		{relay.Copying, livesFor, false},
+	} {
+		require.Equal(t, row.follows, follows(relay.Replica{State: row.state, Seen: stream.TimeOf(now.Add(-row.ago))}, now), row)
+	}
+	require.False(t, follows(relay.Replica{State: relay.Online}, now), "it has said nothing yet")
+}
+
 // A replica that has left is told of for an hour, a tool while it is there.
 func TestWhoIsGone(t *testing.T) {
 	now := time.Now()

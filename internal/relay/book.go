@@ -25,6 +25,7 @@ type Replica struct {
 	Own          bool          `json:"own,omitempty"`     // it is the source's own engine
 	PutOff       string        `json:"put_off,omitempty"` // why it was, last; "": it has loaded what it got since
 	Hint         string        `json:"hint,omitempty"`    // what ends that
+	Seen         stream.Time   `json:"-"`                 // when it last said anything, or took some of a copy; 0: never
 }
 
 // Listens tells whether it is a server, that can be asked what it is. A tool gives no port.
@@ -262,11 +263,25 @@ func (b *book) streams(address string, n int, partial bool, now time.Time) {
 	}
 }
 
-// sent takes note of bytes that went out.
-func (b *book) sent(address string, n int) {
+// sent takes note of so many bytes that went out. Those of a copy are taken by somebody who is there: they are many more than a
+// connection takes that nobody has.
+func (b *book) sent(address string, n, bytes int, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.known[address].SentBytes += int64(n)
+	e := b.known[address]
+	e.SentBytes += int64(bytes)
+	if n == e.came && e.State == Copying {
+		e.Seen = stream.TimeOf(now)
+	}
+}
+
+// heard takes note that a replica has said something: an acknowledgement, or a newline while it loads.
+func (b *book) heard(address string, n int, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.known[address]; n == e.came {
+		e.Seen = stream.TimeOf(now)
+	}
 }
 
 // acked takes note of an acknowledgement: a replica that gives one has loaded what it got.

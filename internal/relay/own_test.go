@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/offloader/offloader/internal/engine/enginetest"
+	"github.com/offloader/offloader/internal/stream"
 )
 
 // empty is an RDB of nothing, that every engine loads.
@@ -186,6 +187,39 @@ func TestTheSourcesOwnEngineDoesNotWaitForLong(t *testing.T) {
 	b.acked("a", 1, now)
 	require.Empty(t, b.list(now)[0].PutOff)
 	require.Empty(t, b.list(now)[0].Hint)
+}
+
+// A replica shows that it is there by what it takes of a copy, by newlines while it loads, and by acknowledgements; not by what
+// its connection takes of the stream.
+func TestWhenAReplicaWasSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rdb := strings.Repeat("R", 3*copyBlock+5)
+		nc, _, l := speak(t, Options{Archive: &archived{rdb: strings.NewReader(rdb), bytes: int64(len(rdb)), stream: [][]byte{[]byte("one"), []byte("two")}}})
+		seen := func(state string, now bool) {
+			t.Helper()
+			synctest.Wait()
+			r := l.Replicas()[0]
+			require.Equal(t, state, r.State)
+			require.Equal(t, now, r.Seen == stream.TimeOf(time.Now()))
+			time.Sleep(time.Second)
+		}
+		take := func(n int) {
+			_, err := io.ReadFull(nc, make([]byte, n))
+			require.NoError(t, err)
+		}
+		hear(t, nc, "PSYNC ? -1\r\n", fmt.Sprintf("+FULLRESYNC %s 100\r\n$%d\r\n", id, len(rdb)))
+		seen(Copying, false)
+		take(2 * copyBlock)
+		seen(Copying, true)
+		take(copyBlock + 5)
+		seen(Online, true)
+		take(len("one"))
+		seen(Online, false)
+		hear(t, nc, "\n", "")
+		seen(Online, true)
+		hear(t, nc, ack(103), "")
+		seen(Online, true)
+	})
 }
 
 // Why one is put off is known also where it came to no place, is that of its last tries, and is forgotten with what it was

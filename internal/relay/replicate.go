@@ -264,7 +264,7 @@ func (p *peer) sendStream(ctx context.Context, address string, s Stream) error {
 // give writes bytes to a replica, and counts them.
 func (p *peer) give(address string, b []byte) error {
 	n, err := p.nc.Write(b)
-	p.l.book.sent(address, n)
+	p.l.book.sent(address, p.came, n, time.Now())
 	return err
 }
 
@@ -302,7 +302,11 @@ func (p *peer) seen() {
 func (p *peer) Read(b []byte) (int, error) {
 	n, err := p.nc.Read(b)
 	if n > 0 {
-		p.active.Store(time.Now().UnixNano())
+		now := time.Now()
+		p.active.Store(now.UnixNano())
+		if p.sending.Load() {
+			p.l.book.heard(p.listensAt(), p.came, now)
+		}
 		p.seen()
 	}
 	return n, err
