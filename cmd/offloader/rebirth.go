@@ -427,9 +427,8 @@ const (
 func (k *keeper) predict(ctx context.Context, f *feed.Feed) {
 	var looked time.Time
 	for {
-		if time.Since(looked) > engineEvery {
+		if time.Since(looked) > engineEvery && k.canReplay(ctx) {
 			looked = time.Now()
-			k.canReplay(ctx)
 		}
 		wait := 5 * time.Second
 		rdb, behind, err := f.Size(ctx)

@@ -85,11 +85,16 @@ func (k *keeper) whole(ctx context.Context, from *feed.Feed, c *relay.Copy) *rel
 	return full
 }
 
-// canReplay finds out whether there is an engine to do so, for what is predicted.
-func (k *keeper) canReplay(ctx context.Context) {
+// canReplay finds out whether there is an engine to do so, for what is predicted. It isn't known before the master has said what
+// it is.
+func (k *keeper) canReplay(ctx context.Context) (known bool) {
 	m := k.current().Link().Master
+	if m.Engine == "" {
+		return false
+	}
 	_, err := engine.FindLike(ctx, m.Engine, m.Version, k.engines())
 	k.able.Store(err == nil)
+	return true
 }
 
 // freshDir is where scratch engines save. What an earlier daemon may have left there goes when the relay opens.
