@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("END", s.end.String())
 			e.Setenv("SEALED", sealed.archive)
 			e.Setenv("SEALED_MIDDLE", sealed.middle.String())
+			e.Setenv("SEALED_INSIDE", (sealed.middle + 1).String())
 			e.Setenv("RECIPIENT", key.recipient.String())
 			e.Setenv("KEY", key.file)
 			e.Setenv("STRANGER", stranger.file)
